@@ -1,0 +1,1 @@
+"""Class-incremental learning with exemplars that are optimised by bilevel gradients."""

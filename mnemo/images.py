@@ -1,0 +1,74 @@
+"""Images: pixels and labels, as two tensors."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of labelled images.
+
+    Attributes:
+        pixels: uint8 ``(n, channels, height, width)``, grey levels 0..255. Stored channels-last, so that it can be a
+            view of a memory-mapped ``(n, height, width, channels)`` array.
+        labels: int64 ``(n,)``.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
+            raise ValueError(f"pixels must be uint8 (n, c, h, w), not {self.pixels.dtype} {tuple(self.pixels.shape)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.pixels.shape[:1]:
+            raise ValueError(
+                f"labels must be int64 ({len(self.pixels)},), not {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    @property
+    def bytes_each(self) -> int:
+        """Bytes that one image takes as raw uint8."""
+        channels, height, width = self.shape
+        return channels * height * width
+
+    def select(self, where: Tensor) -> "Images":
+        """The images at ``where``: indices ``(m,)`` or a boolean mask ``(n,)``."""
+        return Images(self.pixels[where], self.labels[where])
+
+    def of_classes(self, classes: Sequence[int] | Tensor) -> "Images":
+        """The images whose label is one of ``classes``, in their present order."""
+        wanted = torch.as_tensor(classes, dtype=torch.int64, device=self.labels.device)
+        return self.select(torch.isin(self.labels, wanted).nonzero().squeeze(1))
+
+    def to(self, device: torch.device | str) -> "Images":
+        """The same images on another device."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+    def batches(self, size: int) -> Iterator["Images"]:
+        """The images in order, ``size`` at a time; the last batch may be smaller."""
+        for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
+            yield Images(pixels, labels)
+
+
+def join(parts: Sequence[Images]) -> Images:
+    """One set of images out of several of the same shape and device. Raises ValueError if there is none."""
+    if not parts:
+        raise ValueError("nothing to join")
+    if len(parts) == 1:
+        return parts[0]
+    return Images(
+        torch.cat([p.pixels for p in parts]).contiguous(memory_format=torch.channels_last),
+        torch.cat([p.labels for p in parts]),
+    )

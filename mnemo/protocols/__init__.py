@@ -1,0 +1,95 @@
+"""Protocols: which data, in which phases, and the settings that a comparison fixes for every strategy."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+
+from ..files import InputError, first_complaint
+from ..names import refuse_unknown
+
+
+class Protocol(BaseModel):
+    """What a TOML file of a protocol says.
+
+    Attributes:
+        name: the file's, without its ending.
+        description: one line.
+        dataset: a name or folder that :func:`mnemo.datasets.load` knows.
+        base_classes: classes of phase 0; 0 starts with a phase of ``increment``.
+        increment: classes of every further phase.
+        order_seed: shuffles the classes; the run's own seed if None. 1993 gives the published order.
+        validation: training images of each class that are held out, and evaluated on in place of the test images.
+        augmentation: ``crop`` pads, crops and mirrors; ``resized-crop`` is ImageNet's.
+        padding: pixels on each side, for ``crop``.
+        crop_size: height and width of what the network sees, for ``resized-crop``.
+        mirrors: whether images are mirrored at random.
+        mean, std: of the pixels, per channel, 0..1; measured on phase 0's training images if None.
+        strategy: settings for every strategy that has them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str
+    description: str = ""
+    dataset: str
+    base_classes: NonNegativeInt
+    increment: PositiveInt
+    order_seed: NonNegativeInt | None = None
+    validation: NonNegativeInt = 0
+    augmentation: Literal["crop", "resized-crop"] = "crop"
+    padding: NonNegativeInt = 4
+    crop_size: PositiveInt = 224
+    mirrors: bool = True
+    mean: list[float] | None = Field(None, min_length=1, max_length=4)
+    std: list[PositiveFloat] | None = Field(None, min_length=1, max_length=4)
+    strategy: dict[str, Any] = {}
+
+    def changed(self, values: dict[str, Any]) -> "Protocol":
+        """This protocol with some values replaced. Raises InputError if one is not what it ought to be."""
+        return _validated({**self.model_dump(), **values}, self.name)
+
+
+def available() -> dict[str, Protocol]:
+    """The protocols that come with mnemo, by name."""
+    folder = resources.files(__name__)
+    files = sorted(f.name for f in folder.iterdir() if f.name.endswith(".toml"))
+    return {name.removesuffix(".toml"): _parse((folder / name).read_text(encoding="utf-8"), name) for name in files}
+
+
+def load(name: str) -> Protocol:
+    """A protocol by its name, or from the path of a TOML file.
+
+    Raises:
+        InputError: there is no such protocol, or its file is not one.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        known = available()
+        refuse_unknown([name], known, "protocol")
+        return known[name]
+    try:
+        return _parse(path.read_text(encoding="utf-8"), path.name)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such protocol file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+
+
+def _parse(text: str, file: str) -> Protocol:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{file}: not valid TOML: {error}") from None
+    refuse_unknown(values, Protocol.model_fields, f"key in {file}")
+    return _validated({"name": file.removesuffix(".toml"), **values}, file)
+
+
+def _validated(values: dict[str, Any], where: str) -> Protocol:
+    try:
+        return Protocol.model_validate(values)
+    except ValidationError as error:
+        key, message = first_complaint(error)
+        raise InputError(f"{where}: {key}: {message.lower()}") from None
