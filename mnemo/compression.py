@@ -1,0 +1,70 @@
+"""Compressors that choose: from a phase's images to a few of them.
+
+A compressor is a function of a network, a phase's images, how many to keep of each class, and a generator. It returns
+exemplars sorted by label, best first; a class with fewer images gives all it has.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .images import Images, join
+from .memory import ranks
+from .nets import IncrementalNet
+
+Compressor = Callable[[IncrementalNet, Images, int, torch.Generator], Images]
+
+
+def random_choice(net: IncrementalNet, images: Images, per_class: int, generator: torch.Generator) -> Images:
+    """A random sample of each class, without repetition."""
+    by_class = shuffled_by_class(images, generator)
+    return by_class.select((ranks(by_class.labels) < per_class).nonzero().squeeze(1))
+
+
+def shuffled_by_class(images: Images, generator: torch.Generator) -> Images:
+    """All images sorted by label, those of a class in random order."""
+    shuffled = images.select(torch.randperm(len(images), generator=generator).to(images.labels.device))
+    return shuffled.select(shuffled.labels.argsort(stable=True))
+
+
+def herding(net: IncrementalNet, images: Images, per_class: int, generator: torch.Generator) -> Images:
+    """iCaRL's choice (Rebuffi et al., CVPR 2017, algorithm 4): the mean of the chosen stays close to the class mean."""
+    chosen = []
+    for label in images.labels.unique().tolist():
+        of_class = images.of_classes([label])
+        order = herd(unit_features(net, of_class.pixels), per_class)
+        chosen.append(of_class.select(order.to(of_class.labels.device)))
+    return join(chosen)
+
+
+def herd(features: Tensor, count: int) -> Tensor:
+    """Herding order of unit vectors (n, d): indices (min(count, n),), each at most once.
+
+    Step k takes the vector that brings the mean of the chosen ones closest to the mean of all. For unit vectors that is
+    the one most along k * mean - (sum of the chosen ones), which is what is computed.
+    """
+    features = features.double().cpu()  # ties and near-ties fall the same way on every device
+    mean = features.mean(0)
+    direction, chosen = mean.clone(), torch.full((min(count, len(features)),), -1, dtype=torch.int64)
+    free = torch.ones(len(features), dtype=torch.bool)
+    for k in range(len(chosen)):
+        pick = torch.where(free, features @ direction, -torch.inf).argmax()
+        chosen[k] = pick
+        free[pick] = False
+        direction += mean - features[pick]
+    return chosen
+
+
+@torch.no_grad()
+def unit_features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) -> Tensor:
+    """Features of length 1 in evaluation mode: pixels (n, c, h, w) to (n, d). Leaves the network's mode as it was."""
+    training = net.training
+    net.eval()
+    features = [F.normalize(net.features(batch)) for batch in pixels.split(batch_size)]
+    net.train(training)
+    return torch.cat(features)
+
+
+CHOICES: dict[str, Compressor] = {"herding": herding, "random": random_choice}

@@ -1,0 +1,93 @@
+"""Networks: backbones, heads that grow, and the two together."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .heads import BiasCorrectedHead, CosineHead, Head, LinearHead, Outputs
+from .resnet import ResNet, resnet18, resnet20, resnet32
+from .small import SmallNet
+
+BACKBONES: dict[str, Callable[[int], ResNet | SmallNet]] = {
+    "resnet32": resnet32,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "small": SmallNet,
+}
+HEADS: dict[str, type[Head]] = {
+    "linear": LinearHead,
+    "cosine": CosineHead,
+    "bias_corrected": BiasCorrectedHead,
+}
+
+__all__ = ["BACKBONES", "HEADS", "Head", "IncrementalNet", "Outputs", "build"]
+
+
+class IncrementalNet(nn.Module):
+    """Normalisation, a backbone and a head that grows; it takes pixels as they are stored.
+
+    Args:
+        backbone: (n, channels, h, w) to features (n, d); has an attribute ``features``, d.
+        head: features to :class:`Outputs`.
+        mean, std: per channel, in grey levels 0..255.
+        input_size: larger images are cropped to the middle ``input_size`` x ``input_size`` pixels; None leaves them.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: Head,
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.backbone = backbone
+        self.head = head
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.get_default_dtype()).view(1, -1, 1, 1))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels (n, c, h, w), uint8 or floating, in grey levels 0..255, to features (n, d)."""
+        if self.input_size is not None:
+            pixels = _centre(pixels, self.input_size)
+        normalised = (pixels.to(self.mean.dtype) - self.mean) / self.std
+        features: Tensor = self.backbone(normalised)
+        return features
+
+    def forward(self, pixels: Tensor) -> Outputs:
+        """Pixels (n, c, h, w), uint8 or floating, in grey levels 0..255, to outputs."""
+        outputs: Outputs = self.head(self.features(pixels))
+        return outputs
+
+
+def _centre(pixels: Tensor, size: int) -> Tensor:
+    top, left = (max(0, (side - size) // 2) for side in pixels.shape[2:])
+    return pixels[:, :, top : top + size, left : left + size]
+
+
+def build(
+    backbone: str,
+    head: str,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: int | None = None,
+) -> IncrementalNet:
+    """A new network without classes. Weights come from torch's global generator: fork and seed it around the call.
+
+    Args:
+        backbone: a name in :data:`BACKBONES`.
+        head: a name in :data:`HEADS`.
+        channels: of the images.
+        mean, std: per channel, in grey levels 0..255.
+        input_size: see :class:`IncrementalNet`.
+    """
+    body = BACKBONES[backbone](channels)
+    net = IncrementalNet(body, HEADS[head](body.features), mean, std, input_size)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
+    return net
