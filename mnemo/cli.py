@@ -1,0 +1,234 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that help is there at once."""
+
+import importlib.metadata
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from .files import InputError
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    errors.print(f"[bold red]mnemo:[/] {escape(message)}")
+    raise typer.Exit(code)
+
+
+class _Commands(TyperGroup):
+    """Commands whose foreseeable failures end in one line: wrong input, a disk that refuses (2), interruption (130)."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            _fail(str(error))
+        except OSError as error:
+            _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Class-incremental learning with optimised exemplars (Mnemonics), and the baselines to compare it with.",
+    epilog="Start with `mnemo run`, and open the report that it names.",
+)
+data = typer.Typer(no_args_is_help=True, help="Find, check, fetch and import data sets.")
+app.add_typer(data, name="data")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(envvar="MNEMO_DATA_DIR", help="Folder of data sets.", show_default="mnemo in the user's cache folder"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mnemo {importlib.metadata.version('mnemo-cil')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    protocol: Annotated[str, typer.Argument(help="A name from `mnemo list`, or the path of a TOML file.")] = "digits",
+    strategy: Annotated[str, typer.Option("--strategy", "-s", help="A name from `mnemo list`.")] = "mnemonics",
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/PROTOCOL-STRATEGY-SEED")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the class order and of all that is drawn.")] = 1993,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of protocol or strategy; again and again."),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Take over the trained base network of another run (same data, network and seed)."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn a protocol's phases with a strategy, and report.
+
+    Leaves run.json, report.html, forgetting.png, exemplars.png and checkpoints in the run's folder.
+
+    Examples:
+
+    `mnemo run` - the digits that come with scikit-learn, with Mnemonics
+
+    `mnemo run cifar100-b50-n5 --strategy lucir --set epochs=30 --set per_class=10`
+
+    `mnemo run cifar100-b50-n5 --strategy mnemonics --set on=icarl --resume`
+    """
+    from . import console, experiment, machine, protocols, report
+
+    values = dict(_setting(text) for text in settings or [])
+    chosen = protocols.load(protocol)
+    folder = out or Path("runs") / f"{chosen.name}-{strategy}-{seed}"
+    prepared = experiment.prepare(
+        chosen,
+        strategy,
+        values,
+        seed=seed,
+        data_dir=data_dir,
+        device=device,
+        command=shlex.join(["mnemo", *sys.argv[1:]]),
+    )
+    machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
+    try:
+        with console.Display(prepared, quiet) as display:
+            for event in experiment.execute(prepared, folder, resume=resume, base=base):
+                display.show(event)
+        page = report.write([prepared.run], folder)
+    except KeyboardInterrupt:
+        _fail(f"interrupted; go on with --resume ({folder})", 130)
+    if not quiet:
+        console.summary(prepared.run, page)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, where VALUE is read as TOML if it can be, and else as a string."""
+    import tomllib
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise InputError(f"--set {text}: write KEY=VALUE")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their run.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("report"),
+) -> None:
+    """Draw one run, or several side by side: forgetting curves, accuracy matrices, exemplars, tables.
+
+    Runs that differ by their seed alone are drawn as one curve, with their spread.
+
+    Example:
+
+    `mnemo report runs/digits-* --out report`
+    """
+    from . import record
+    from . import report as pages
+
+    loaded = [record.load(path) for path in runs]
+    out.mkdir(parents=True, exist_ok=True)
+    print(pages.write(loaded, out))
+
+
+@app.command("list")
+def list_() -> None:
+    """Show protocols, strategies, data sets and networks."""
+    from . import console
+
+    console.catalogue()
+
+
+@data.command("list")
+def data_list(data_dir: DataDir = None) -> None:
+    """Show the data sets that are known or found."""
+    from . import console, datasets
+
+    console.data_sets(datasets.available(data_dir))
+
+
+@data.command("check")
+def data_check(name: str, data_dir: DataDir = None) -> None:
+    """Read a data set, and say what it holds."""
+    from . import console, datasets
+
+    with console.progress("reading") as update:
+        text = datasets.check(name, data_dir, update)
+    print(text)
+
+
+@data.command("fetch")
+def data_fetch(name: str, data_dir: DataDir = None) -> None:
+    """Download a data set, and turn it into arrays."""
+    from . import console, datasets
+
+    with console.progress("fetching") as update:
+        text = datasets.fetch(name, data_dir, update)
+    print(text)
+
+
+@data.command("import")
+def data_import(
+    source: Annotated[Path, typer.Argument(help="An image folder, a folder of arrays, or CIFAR-100's archive.")],
+    name: Annotated[str | None, typer.Option(help="Of the new data set.", show_default="the source's own")] = None,
+    data_dir: DataDir = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Resize pictures so that their shorter side has this many pixels.")
+    ] = None,
+) -> None:
+    """Turn images into arrays in the data folder, where every later run finds them at once.
+
+    Example:
+
+    `mnemo data import ~/ILSVRC2012 --name imagenet-subset`
+    """
+    from . import console, datasets
+
+    with console.progress("importing") as update:
+        folder = datasets.import_(source, name, data_dir, image_size, update)
+    print(folder)
+
+
+def main() -> None:
+    """Entry point of the ``mnemo`` command. SIGTERM is taken for Ctrl-C, so that it too ends in good order."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    app(prog_name="mnemo")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""An experiment: a strategy, a protocol and a seed, carried out in a folder that a kill cannot spoil."""
+
+import base64
+import importlib.metadata
+import io
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checkpoint, datasets, machine, record, settings
+from .augment import Augmentation, CropAndFlip, ResizedCrop
+from .files import InputError, sweep
+from .images import Images
+from .learner import Event, Learner, PhaseDone, Position, run
+from .memory import ExemplarMemory, ranks
+from .names import refuse_unknown
+from .phases import ClassStream, class_order, split_by_class
+from .protocols import Protocol
+from .record import Accuracies, Classifier, ExemplarHistory, ExemplarSample, ExemplarState, Run
+from .stages import Train
+
+NO_SETTINGS = {"name", "description", "strategy"}
+"""What a protocol says that decides nothing by itself."""
+SAMPLES = 10
+"""Exemplars that a record shows."""
+
+
+def strategies() -> dict[str, importlib.metadata.EntryPoint]:
+    """The recipes that are installed, by name; those of other distributions too."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group="mnemo.strategies")}
+
+
+def recipe(name: str) -> settings.Recipe:
+    """A recipe by its name. Raises InputError, with the nearest names, if there is none."""
+    known = strategies()
+    refuse_unknown([name], known, "strategy")
+    loaded: settings.Recipe = known[name].load()
+    return loaded
+
+
+@dataclass
+class Experiment:
+    """All that a run needs, and the record that it fills.
+
+    Attributes:
+        learner, stream: see :func:`mnemo.learner.run`.
+        run: the record.
+    """
+
+    learner: Learner
+    stream: ClassStream
+    run: Run
+
+    def work(self) -> dict[tuple[int, str], float]:
+        """For each phase and stage about how many images pass through the network; see :class:`mnemo.stages.Stage`."""
+        sizes = [self.stream.count(index) for index in range(len(self.stream))]
+        result, seen = {}, 0
+        for index, group in enumerate(self.stream.groups):
+            quota = self.learner.memory.quota(seen + len(group), self.stream.bytes_each)
+            old = sum(min(n, quota * len(g)) for n, g in zip(sizes[:index], self.stream.groups, strict=False))
+            new = min(sizes[index], quota * len(group))
+            for stage in self.learner.strategy.stages:
+                result[index, stage.name] = stage.work(index, sizes[index], new, old)
+            seen += len(group)
+        return result
+
+
+def prepare(
+    protocol: Protocol,
+    strategy: str,
+    values: Mapping[str, Any],
+    *,
+    seed: int = 1993,
+    data_dir: Path | None = None,
+    device: str = "auto",
+    command: str = "",
+) -> Experiment:
+    """Load the data and make the learner.
+
+    Args:
+        protocol: see :mod:`mnemo.protocols`.
+        strategy: a recipe's name.
+        values: settings of protocol and strategy under flat names; they go before the protocol's own.
+        seed: of the class order (unless the protocol has its own) and of all that is drawn.
+        data_dir: where data sets are; see :mod:`mnemo.datasets`.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        command: how this was called, for the record.
+
+    Raises:
+        InputError: a name or value is wrong, or the data are missing or damaged.
+    """
+    make = recipe(strategy)
+    settable = Protocol.model_fields.keys() - NO_SETTINGS
+    own = {key: value for key, value in values.items() if key in settable}
+    theirs = {key: value for key, value in values.items() if key not in own}
+    protocol = protocol.changed(own)
+    accepted = settings.defaults(make)
+    _refuse_unheard_of(protocol, accepted)
+    refuse_unknown(theirs, {*accepted, *settable}, f"setting of {protocol.name} or {strategy}")
+    fixed = {key: value for key, value in protocol.strategy.items() if key in accepted}
+    arguments = settings.arguments(make, {**fixed, **theirs})
+    where = machine.device(device)
+    data = datasets.load(protocol.dataset, data_dir)
+    order = class_order(len(data.class_names), seed if protocol.order_seed is None else protocol.order_seed)
+    stream = split_by_class(
+        data.train,
+        data.test,
+        order=order,
+        base_classes=protocol.base_classes,
+        increment=protocol.increment,
+        validation=protocol.validation,
+        seed=seed,
+    )
+    learner = _learner(make(**arguments), protocol, stream, where, seed)
+    _refuse_missing_means(learner, stream, strategy)
+    blank = Run(
+        strategy=strategy,
+        protocol=protocol.name,
+        config={
+            "protocol": protocol.model_dump(exclude=NO_SETTINGS),
+            "strategy": _plain(settings.flat(arguments)),
+        },
+        seed=seed,
+        class_order=order,
+        class_names=list(data.class_names),
+        phase_classes=[list(group) for group in stream.groups],
+        evaluated_on="validation" if protocol.validation else "test",
+        parameters=sum(p.numel() for p in learner.net.parameters()),
+        command=command,
+        device=str(where),
+        versions=machine.versions(),
+        classifier=learner.strategy.classifier,
+    )
+    return Experiment(learner, stream, blank)
+
+
+def _refuse_unheard_of(protocol: Protocol, accepted: Mapping[str, Any]) -> None:
+    """A protocol may fix what this strategy does not have, but not what no strategy has."""
+    others = [key for key in protocol.strategy if key not in accepted]
+    if others:
+        known = {key for name in strategies() for key in settings.defaults(recipe(name))}
+        refuse_unknown(others, known, f"key in [strategy] of {protocol.name}")
+
+
+def _refuse_missing_means(learner: Learner, stream: ClassStream, name: str) -> None:
+    classes = sum(len(group) for group in stream.groups)
+    if learner.strategy.classifier == "nearest_mean" and not learner.memory.quota(classes, stream.bytes_each):
+        raise InputError(f"{name} predicts by the nearest mean of exemplars, and the budget is too small for any")
+
+
+def _learner(strategy: Any, protocol: Protocol, stream: ClassStream, device: torch.device, seed: int) -> Learner:
+    channels, _, _ = stream.shape
+    if protocol.mean is None and protocol.std is None:
+        mean, std = statistics(stream[0].train)
+    else:
+        mean, std = ([255 * value for value in values or []] for values in (protocol.mean, protocol.std))
+    if not len(mean) == len(std) == channels:
+        raise InputError(f"{protocol.name}: mean and std must both have {channels} values, one for each channel")
+    augmentation: Augmentation = CropAndFlip(protocol.padding, protocol.mirrors)
+    size = None
+    if protocol.augmentation == "resized-crop":
+        size = protocol.crop_size
+        augmentation = ResizedCrop(size, protocol.mirrors)
+    return Learner(strategy, channels, mean, std, augmentation, device, seed, input_size=size)
+
+
+def statistics(images: Images, sample: int = 10_000) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in grey levels, over at most ``sample`` images, evenly spaced."""
+    pixels = images.pixels[:: max(1, len(images) // sample)].float()
+    return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).clamp(min=1e-3).tolist()
+
+
+def execute(
+    experiment: Experiment,
+    out: Path,
+    *,
+    resume: bool = False,
+    base: Path | None = None,
+    checkpoint_seconds: float = 20.0,
+) -> Iterator[Event]:
+    """Carry out an experiment, leaving run.json and checkpoints in ``out``.
+
+    Args:
+        experiment: from :func:`prepare`.
+        out: a folder; made if need be.
+        resume: go on where the last checkpoint there was saved; start if there is none.
+        base: the folder of another run whose trained base network is taken over; it must be of the same data, network,
+            seed and base schedule.
+        checkpoint_seconds: at most how long to go on between two checkpoints; they are saved after whole epochs, after
+            every phase, and after the base network's training.
+
+    Raises:
+        InputError: ``out`` has a run and ``resume`` is not set; its checkpoint is gone, damaged or of other settings.
+        OSError: the disk refuses; the last checkpoint is still there.
+    """
+    experiment.run.hardware = machine.hardware(experiment.learner.device)
+    latest = out / "checkpoints" / "latest.safetensors"
+    if latest.exists() or (out / "run.json").exists():
+        if not resume:
+            raise InputError(f"{out} has a run already: --resume goes on with it, --out takes another folder")
+        _take_up(experiment, latest)
+    elif base is not None:
+        _take_over(experiment, base / "checkpoints" / "base.safetensors")
+        _save(experiment, latest.parent, "base")
+    latest.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is better known before the work
+    sweep(out)
+    sweep(latest.parent)
+    saved_at = time.monotonic()
+    for event in run(experiment.learner, experiment.stream):
+        _note(experiment, event)
+        name = _kept_as(event)
+        if name or time.monotonic() - saved_at >= checkpoint_seconds:
+            _save(experiment, latest.parent, *name, "latest")  # the latest last: what it has behind it is there
+            saved_at = time.monotonic()
+        if isinstance(event, PhaseDone):
+            record.save(experiment.run, out / "run.json")
+        yield event
+    experiment.run.complete = True
+    record.save(experiment.run, out / "run.json")
+
+
+def _save(experiment: Experiment, folder: Path, *names: str) -> None:
+    learner = experiment.learner
+    about = {
+        "position": asdict(learner.position),
+        "seconds": learner.seconds,
+        "run": experiment.run.model_dump(),
+        "base": base_identity(experiment),
+    }
+    tensors = learner.state()
+    for name in names:
+        checkpoint.save(folder / f"{name}.safetensors", tensors, about)
+
+
+def _kept_as(event: Event) -> list[str]:
+    """The name of the checkpoint that is kept for good at this event: after a phase, and when the base is trained."""
+    if isinstance(event, PhaseDone):
+        return [f"phase-{event.phase:02d}"]
+    trained = event.phase == 0 and event.stage == Train.name and event.epoch == event.epochs - 1
+    return ["base"] if trained else []
+
+
+def base_identity(experiment: Experiment) -> dict[str, Any]:
+    """What decides the base network: two runs that agree in it train the same one."""
+    learner, (first, *_) = experiment.learner, experiment.learner.strategy.stages
+    schedule = _plain(asdict(first.base_schedule)) if isinstance(first, Train) and first.base_schedule else {}
+    return {
+        "protocol": experiment.run.config["protocol"],
+        "seed": experiment.run.seed,
+        "backbone": learner.strategy.backbone,
+        "head": learner.strategy.head,
+        "schedule": schedule,
+    }
+
+
+def _take_up(experiment: Experiment, path: Path) -> None:
+    tensors, about = checkpoint.load(path)
+    earlier = Run.model_validate(about["run"])
+    for key in ("strategy", "protocol", "seed", "config", "class_order"):
+        old, new = getattr(earlier, key), getattr(experiment.run, key)
+        if old != new:
+            raise InputError(f"{path}: is of another run: {_difference(key, old, new)}")
+    experiment.run = earlier
+    _restore(experiment, tensors, about)
+
+
+def _take_over(experiment: Experiment, path: Path) -> None:
+    tensors, about = checkpoint.load(path)
+    ours = base_identity(experiment)
+    if about["base"] != ours:
+        raise InputError(f"{path}: is of another base network: {_difference('base', about['base'], ours)}")
+    _restore(experiment, tensors, about)
+
+
+def _restore(experiment: Experiment, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    try:
+        experiment.learner.load(tensors, Position(**about["position"]), experiment.stream.groups)
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # torch uses several lines
+        raise InputError(f"the checkpoint does not fit this run ({reason})") from None
+    experiment.learner.seconds = about["seconds"]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: tuples are lists there."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _difference(key: str, old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                return _difference(name, old.get(name), new.get(name))
+    return f"{key} was {old!r}, is now {new!r}"
+
+
+def _note(experiment: Experiment, event: Event) -> None:
+    """Bring the record up to date."""
+    learner, run = experiment.learner, experiment.run
+    run.seconds = {stage: round(seconds, 3) for stage, seconds in learner.seconds.items()}
+    run.peak_memory_bytes = max(run.peak_memory_bytes, machine.peak_memory(learner.device))
+    if not isinstance(event, PhaseDone):
+        return
+    phases = len(experiment.stream)
+    earlier, run.by_classifier = run.by_classifier, {}  # a classifier that exists no longer has no average
+    names: tuple[Classifier, ...] = ("head", "nearest_mean")
+    for name in names:
+        if name in event.correct:
+            row = [100 * c / n for c, n in zip(event.correct[name], event.counts, strict=True)]
+            over_all = 100 * sum(event.correct[name]) / sum(event.counts)
+            run.by_classifier[name] = earlier.get(name, Accuracies()).with_row(row, over_all, phases)
+    shown = run.by_classifier.get(run.classifier)
+    for key, value in dict(shown or Accuracies()).items():
+        setattr(run, key, value)
+    run.parameters = sum(p.numel() for p in learner.net.parameters())
+    state = _memory_state(learner.memory)
+    run.exemplars = ExemplarHistory(**state.model_dump(), phases=[*run.exemplars.phases, state])
+    run.exemplar_samples = _samples(experiment)
+
+
+def _memory_state(memory: ExemplarMemory) -> ExemplarState:
+    return ExemplarState(
+        per_class=memory.largest_class,
+        count=len(memory),
+        bytes=memory.bytes,
+        rms_displacement=memory.rms_displacement(),
+        rms_quantisation=memory.rms_quantisation(),
+    )
+
+
+def _samples(experiment: Experiment) -> list[ExemplarSample]:
+    """The first exemplar of some classes, evenly spaced over the order of arrival."""
+    memory, run = experiment.learner.memory, experiment.run
+    if memory.images is None:
+        return []
+    first = (ranks(memory.images.labels) == 0).nonzero().squeeze(1)
+    spread = torch.linspace(0, len(first) - 1, min(SAMPLES, len(first))).round().long()
+    phase_of = [index for index, group in enumerate(run.phase_classes) for _ in group]
+    result = []
+    for position in first[spread.to(first.device)].tolist():
+        label = int(memory.images.labels[position])
+        after = memory.images.pixels[position]
+        before = after if memory.originals is None else memory.originals[position]
+        name = run.class_names[run.class_order[label]]
+        result.append(ExemplarSample(class_name=name, phase=phase_of[label], before=_png(before), after=_png(after)))
+    return result
+
+
+def _png(pixels: Tensor) -> str:
+    """uint8 (c, h, w) as a PNG file in base64."""
+    from PIL import Image  # here, because most of what imports this module shows no picture
+
+    array = pixels.cpu().permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")

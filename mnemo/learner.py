@@ -1,0 +1,288 @@
+"""The learner: one network and one exemplar memory that go through the phases of a stream."""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .augment import Augmentation
+from .classifiers import class_means, count_correct
+from .compression import unit_features
+from .files import InputError
+from .memory import Budget, ExemplarMemory
+from .nets import IncrementalNet, Outputs, build
+from .phases import ClassStream, Phase
+from .seeds import derive, generator
+from .stages import Loop, Situation, Stage
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What a recipe makes: the stages of a phase, and what they need.
+
+    Attributes:
+        stages: in order.
+        budget: of the exemplar memory.
+        backbone, head: names in :data:`mnemo.nets.BACKBONES` and :data:`mnemo.nets.HEADS`.
+        classifier: by which the strategy predicts.
+        imprint: new classes' weights start as their mean direction in feature space, not at random.
+        from_scratch: every phase starts with a new network.
+        nearest_mean: whether the nearest mean of exemplars is evaluated too, where there are exemplars of all classes.
+    """
+
+    stages: Sequence[Stage]
+    budget: Budget
+    backbone: str = "resnet32"
+    head: str = "linear"
+    classifier: Literal["head", "nearest_mean"] = "head"
+    imprint: bool = False
+    from_scratch: bool = False
+    nearest_mean: bool = True
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a learner has come: ``epoch`` epochs of ``stage`` of ``phase`` are done."""
+
+    phase: int = 0
+    stage: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch of a stage is done; the learner can be saved now.
+
+    Attributes:
+        phase, epoch: counted from 0.
+        stage: its name.
+        epochs: of this stage.
+        shown: what there is to show, such as ``loss`` and ``accuracy`` (training, %).
+    """
+
+    phase: int
+    stage: str
+    epoch: int
+    epochs: int
+    shown: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PhaseDone:
+    """A phase has been learnt and evaluated; the learner can be saved now.
+
+    Attributes:
+        phase: counted from 0.
+        correct: for each classifier the images named rightly, for each group of classes seen so far.
+        counts: the images of each group.
+    """
+
+    phase: int
+    correct: dict[str, list[int]]
+    counts: list[int]
+
+
+Event = EpochDone | PhaseDone
+
+
+@dataclass
+class Learner:
+    """A network, its memory and the place it has reached.
+
+    Args:
+        strategy: what is done in a phase.
+        channels: of the images.
+        mean, std: of the pixels, per channel, in grey levels 0..255.
+        augmentation: of training images.
+        device: where everything is.
+        seed: of the network's first weights and of all that is drawn.
+        input_size: the network sees the middle of larger images; None: all of them.
+    """
+
+    strategy: Strategy
+    channels: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    augmentation: Augmentation
+    device: torch.device
+    seed: int
+    input_size: int | None = None
+    position: Position = Position()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.memory = ExemplarMemory(self.strategy.budget)
+        self.net = self._new_net(0)
+        self.previous: IncrementalNet | None = None
+        self._loop: Loop | None = None
+        self._loop_state: dict[str, Tensor] | None = None
+
+    def learn(self, phase: Phase) -> Iterator[EpochDone]:
+        """Go through the stages of a phase, from where :attr:`position` says.
+
+        Raises InputError when a loss is no longer finite.
+        """
+        at = self.position
+        if at.phase != phase.index:
+            raise ValueError(f"phase {phase.index} does not follow: the learner is at {at}")
+        phase = Phase(phase.index, phase.classes, phase.first_label, phase.train.to(self.device), phase.test)
+        if self.net.head.classes < phase.labels.stop:
+            self._grow(phase)
+        situation = Situation(self.net, self.previous, self.memory, phase, self.augmentation, (self.seed, phase.index))
+        for index in range(at.stage, len(self.strategy.stages)):
+            yield from self._go_through(index, situation)
+
+    def _go_through(self, index: int, situation: Situation) -> Iterator[EpochDone]:
+        stage, phase = self.strategy.stages[index], situation.phase.index
+        with _Clock(self.seconds, stage.name):
+            self._loop = stage.begin(situation)
+            if self._loop is not None and self._loop_state is not None:
+                self._loop.load(self._loop_state)
+            self._loop_state = None
+        loop = self._loop
+        if loop is not None:
+            for epoch in range(self.position.epoch, loop.epochs):
+                with _Clock(self.seconds, stage.name):
+                    shown = loop.epoch(epoch, generator(self.seed, phase, stage.name, epoch))
+                _refuse_divergence(shown, stage.name, epoch)
+                self.position = Position(phase, index, epoch + 1)
+                yield EpochDone(phase, stage.name, epoch, loop.epochs, dict(shown))
+            loop.end()
+        self._loop = None
+        self.position = Position(phase, index + 1)
+
+    def evaluate(self, stream: ClassStream) -> PhaseDone:
+        """Evaluate on all groups of classes up to the present phase, and step to the next one."""
+        phase = self.position.phase
+        with _Clock(self.seconds, "evaluate"):
+            means = self._class_means()
+            correct: dict[str, list[int]] = {}
+            counts = []
+            for group in range(phase + 1):
+                images = stream.test(group).to(self.device)
+                counts.append(len(images))
+                for name, count in count_correct(self.net, images, means).items():
+                    correct.setdefault(name, []).append(count)
+        self.position = Position(phase + 1)
+        return PhaseDone(phase, correct, counts)
+
+    @torch.no_grad()
+    def predict(self, pixels: Tensor) -> Tensor:
+        """Labels in order of arrival, int64 (n,), of pixels uint8 (n, c, h, w), by the strategy's classifier."""
+        self.net.eval()
+        outputs: Outputs = self.net(pixels.to(self.device))
+        if self.strategy.classifier == "head":
+            return outputs.logits.argmax(1).cpu()
+        means = self._class_means()
+        if means is None:
+            raise ValueError("the nearest mean needs exemplars of every class")
+        return (outputs.features @ means.T).argmax(1).cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """All tensors, for a checkpoint; what belongs with them is :attr:`position`."""
+        parts = {"net": self.net.state_dict(), "memory": self.memory.state()}
+        if self.previous is not None:
+            parts["previous"] = self.previous.state_dict()
+        if self._loop is not None:
+            parts["loop"] = self._loop.state()
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def load(self, state: dict[str, Tensor], position: Position, groups: Sequence[Sequence[int]]) -> None:
+        """Take up what :meth:`state` gave at ``position``, in a stream whose phases bring ``groups`` of classes."""
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            part, _, key = name.partition(".")
+            parts.setdefault(part, {})[key] = tensor.to(self.device)
+        sizes = [len(group) for group in groups]
+        self.position = position
+        self.net = self._restored(sizes[: _heads(parts["net"])], parts["net"])
+        self.previous = None
+        if "previous" in parts:
+            self.previous = _frozen(self._restored(sizes[: _heads(parts["previous"])], parts["previous"]))
+        self.memory.load(parts.get("memory", {}))
+        self._loop_state = parts.get("loop")
+
+    def _restored(self, sizes: Sequence[int], tensors: dict[str, Tensor]) -> IncrementalNet:
+        net = self._new_net(0)
+        for size in sizes:
+            net.head.grow(size)
+        net.load_state_dict(tensors)
+        return net
+
+    def _new_net(self, phase: int) -> IncrementalNet:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, phase, "network"))
+            net = build(
+                self.strategy.backbone,
+                self.strategy.head,
+                self.channels,
+                self.mean,
+                self.std,
+                self.input_size,
+            )
+        return net.to(self.device)
+
+    def _grow(self, phase: Phase) -> None:
+        """Keep the network as it was, and give it room for the phase's classes."""
+        self.previous = _frozen(copy.deepcopy(self.net)) if phase.index else None
+        sizes = [len(phase.classes)]
+        if self.strategy.from_scratch:
+            sizes = [*(len(weight) for weight in self.net.head.weights), *sizes]
+            self.net = self._new_net(phase.index)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, phase.index, "head"))
+            for size in sizes:
+                self.net.head.grow(size)
+        self.net.to(self.device)
+        if self.strategy.imprint and phase.index:
+            features = unit_features(self.net, phase.train.pixels)
+            means = [features[phase.train.labels == label].mean(0) for label in phase.labels]
+            self.net.head.imprint(torch.stack(means))
+
+    def _class_means(self) -> Tensor | None:
+        exemplars, classes = self.memory.images, self.net.head.classes
+        if exemplars is None or not self.strategy.nearest_mean:
+            return None
+        if len(exemplars.labels.unique()) < classes:
+            return None
+        return class_means(self.net, exemplars, self.augmentation.mirrors, classes)
+
+
+def _refuse_divergence(shown: Mapping[str, float], stage: str, epoch: int) -> None:
+    for name, value in shown.items():
+        if not math.isfinite(value):
+            raise InputError(f"{stage}: the {name} is {value} in epoch {epoch + 1}; a smaller lr may help")
+
+
+def _frozen(net: IncrementalNet) -> IncrementalNet:
+    net.requires_grad_(False)
+    return net.eval()
+
+
+def _heads(tensors: dict[str, Tensor]) -> int:
+    return sum(name.startswith("head.weights.") for name in tensors)
+
+
+class _Clock:
+    """Adds the seconds that a block takes to a table."""
+
+    def __init__(self, table: dict[str, float], name: str) -> None:
+        self._table, self._name = table, name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self._table[self._name] = self._table.get(self._name, 0) + time.perf_counter() - self._start
+
+
+def run(learner: Learner, stream: ClassStream) -> Iterator[Event]:
+    """Learn a stream from where the learner is, phase by phase, and evaluate after each."""
+    for index in range(learner.position.phase, len(stream)):
+        yield from learner.learn(stream[index])
+        yield learner.evaluate(stream)

@@ -1,0 +1,146 @@
+"""What a run leaves behind: run.json, everything that a report needs."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from . import metrics
+from .files import InputError, first_complaint, write_text
+
+SCHEMA = 1
+Classifier = Literal["head", "nearest_mean"]
+Percent = float
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Accuracies(_Strict):
+    """The accuracies of one classifier, in %, after each phase that is done; see :mod:`mnemo.metrics`."""
+
+    accuracy: list[list[Percent | None]] = []
+    phase_accuracy: list[Percent] = []
+    average_incremental_accuracy: Percent | None = None
+    forgetting_rate: float | None = None
+    average_forgetting: float | None = None
+
+    def with_row(self, row: list[Percent], over_all: Percent, phases: int) -> "Accuracies":
+        """These accuracies and those after one more of ``phases`` phases.
+
+        Args:
+            row: one for each group of classes seen so far.
+            over_all: over all test images of these groups.
+            phases: length of the whole stream, the width of the matrix.
+        """
+        matrix = [*self.accuracy, [*row, *([None] * (phases - len(row)))]]
+        return Accuracies(
+            accuracy=matrix,
+            phase_accuracy=[*self.phase_accuracy, over_all],
+            average_incremental_accuracy=metrics.average_incremental_accuracy([*self.phase_accuracy, over_all]),
+            forgetting_rate=metrics.forgetting_rate(matrix),
+            average_forgetting=metrics.average_forgetting(matrix),
+        )
+
+
+class ExemplarState(_Strict):
+    """The exemplar memory after a phase.
+
+    Attributes:
+        per_class: exemplars a class (the largest number where classes differ).
+        count: exemplars in all.
+        bytes: what their stored pixels take.
+        rms_displacement: root mean square over all stored pixels of how far they are from the real images that the
+            exemplars started as, in grey levels; None where exemplars are real images.
+        rms_quantisation: the same for what rounding to whole grey levels changed.
+    """
+
+    per_class: int = 0
+    count: int = 0
+    bytes: int = 0
+    rms_displacement: float | None = None
+    rms_quantisation: float | None = None
+
+
+class ExemplarHistory(ExemplarState):
+    """The memory at the end of the run, and after each phase."""
+
+    phases: list[ExemplarState] = []
+
+
+class ExemplarSample(_Strict):
+    """One exemplar as it was chosen and as it is stored: PNG files in base64."""
+
+    class_name: str
+    phase: int
+    before: str
+    after: str
+
+
+class Run(_Strict):
+    """One run of one strategy on one protocol with one seed. Accuracies are in %.
+
+    ``accuracy`` to ``average_forgetting`` are those of ``classifier``, the one by which the strategy predicts;
+    ``by_classifier`` has the same for every classifier that there is.
+    """
+
+    schema_: int = Field(default=SCHEMA, alias="schema")
+    kind: Literal["incremental"] = "incremental"
+    strategy: str
+    protocol: str
+    config: dict[str, dict[str, Any]]
+    seed: int
+    class_order: list[int]
+    class_names: list[str]
+    phase_classes: list[list[int]]
+    evaluated_on: Literal["test", "validation"] = "test"
+    parameters: int = 0
+    command: str = ""
+    device: str = "cpu"
+    hardware: str = ""
+    versions: dict[str, str] = {}
+    classifier: Classifier = "head"
+    accuracy: list[list[Percent | None]] = []
+    phase_accuracy: list[Percent] = []
+    average_incremental_accuracy: Percent | None = None
+    forgetting_rate: float | None = None
+    average_forgetting: float | None = None
+    by_classifier: dict[Classifier, Accuracies] = {}
+    exemplars: ExemplarHistory = ExemplarHistory()
+    exemplar_samples: list[ExemplarSample] = []
+    seconds: dict[str, float] = {}
+    peak_memory_bytes: int = 0
+    complete: bool = False
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+def save(run: Run, path: Path) -> None:
+    """Write run.json atomically. Raises OSError when the disk refuses."""
+    write_text(path, json.dumps(run.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def load(path: Path) -> Run:
+    """Read run.json, given itself or its folder.
+
+    Raises:
+        InputError: it is not there, or is not a record of this kind.
+    """
+    if path.is_dir():
+        path = path / "run.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such run") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else None
+        raise InputError(f"{path}: run.json of schema {found!r}; this version reads {SCHEMA}")
+    try:
+        return Run.model_validate(data)
+    except ValidationError as error:
+        where, message = first_complaint(error)
+        raise InputError(f"{path}: {where}: {message}") from None

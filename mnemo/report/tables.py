@@ -1,0 +1,153 @@
+"""The tables of a report: rows of formatted figures, made from groups of runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from ..record import Accuracies, Run
+from .summary import Comparison, Estimate, Group, Settings, estimate
+from .svg import number
+
+NOTHING = Markup('<span class="nothing">\N{EN DASH}</span>')
+CLASSIFIERS = {"head": "head", "nearest_mean": "nearest mean"}
+TOTAL = "total"  # a stage of this name holds all others
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The accuracies of one classifier: formatted means and spreads."""
+
+    classifier: str
+    average: Markup
+    last: Markup
+    forgetting_rate: Markup
+    average_forgetting: Markup
+
+
+@dataclass(frozen=True)
+class Row:
+    """A group's part of the results: one line for each classifier, and what they have in common."""
+
+    name: str
+    series: int
+    settings: Settings
+    n: int
+    drawn: bool
+    phases_done: str
+    scores: list[Scores]
+    per_class: Markup
+    count: Markup
+    kib: Markup
+    moved: Markup
+    time: Markup
+    memory: Markup
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Time of one stage in each group: formatted, and in % of the longest stage of all, for a bar."""
+
+    name: str
+    cells: list[tuple[Markup, float]]
+
+
+def results(comparison: Comparison) -> list[Row]:
+    """The table of results: a row for each group."""
+    return [_row(group) for group in comparison.groups]
+
+
+def stages(comparison: Comparison) -> list[Stage]:
+    """The table of times: a row for each stage, the longest first, then their total; empty without times."""
+    groups = comparison.groups
+    names = dict.fromkeys(name for g in groups for run in g.runs for name in run.seconds if name != TOTAL)
+    found = {name: [_stage(group, name) for group in groups] for name in names}
+    longest = max((each.mean for row in found.values() for each in row if each), default=0.0)
+    order = sorted(found, key=lambda name: -sum(each.mean for each in found[name] if each))
+    rows = [Stage(name, [_time_cell(each, longest) for each in found[name]]) for name in order]
+    totals = [(duration(group.over_runs(_seconds)), 0.0) for group in groups]
+    return [*rows, Stage(TOTAL, totals)] if rows else []
+
+
+def formatted(each: Estimate | None, digits: int = 1) -> Markup:
+    """``71.2 ± 0.4``; a dash for None."""
+    if each is None:
+        return NOTHING
+    spread = "" if each.spread is None else _spread(number(each.spread, digits))
+    return Markup("{}{}").format(number(each.mean, digits), spread)
+
+
+def duration(each: Estimate | None) -> Markup:
+    """Seconds in a unit that suits the mean: ``48 s``, ``3.4 ± 0.2 min``, ``7.1 h``."""
+    if each is None:
+        return NOTHING
+    unit, size = ("s", 1) if each.mean < 120 else ("min", 60) if each.mean < 7200 else ("h", 3600)
+    scaled = Estimate(each.mean / size, None if each.spread is None else each.spread / size, each.n)
+    return Markup("{}\N{NO-BREAK SPACE}{}").format(formatted(scaled, 0 if unit == "s" and each.mean >= 10 else 1), unit)
+
+
+def mebibytes(each: Estimate | None) -> Markup:
+    """Bytes in MiB, or in GiB from 1 GiB on; a dash for None and for 0, which stands for not measured."""
+    if each is None or each.mean <= 0:
+        return NOTHING
+    unit, size = ("MiB", 2**20) if each.mean < 2**30 else ("GiB", 2**30)
+    scaled = Estimate(each.mean / size, each.spread / size if each.spread else None, each.n)
+    return Markup("{}\N{NO-BREAK SPACE}{}").format(formatted(scaled, 0 if unit == "MiB" else 2), unit)
+
+
+def whole(each: Estimate | None) -> Markup:
+    """A count with its thousands set apart: ``2 000``; its spread where runs differ."""
+    if each is None:
+        return NOTHING
+    text = f"{each.mean:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return Markup("{}{}").format(text, _spread(f"{each.spread:,.0f}") if each.spread else "")
+
+
+def _spread(text: str) -> Markup:
+    return Markup('<span class="spread">\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{}</span>').format(text)
+
+
+def _row(group: Group) -> Row:
+    return Row(
+        name=group.name,
+        series=group.series,
+        settings=group.settings,
+        n=len(group.runs),
+        drawn=group.done > 0,
+        phases_done="" if group.complete else f"after {group.done} of {group.phases} phases",
+        scores=[_scores(CLASSIFIERS[each], group.accuracies(each)) for each in group.classifiers],
+        per_class=whole(_exemplars(group, lambda run: run.exemplars.per_class)),
+        count=whole(_exemplars(group, lambda run: run.exemplars.count)),
+        kib=whole(_exemplars(group, lambda run: run.exemplars.bytes / 1024)),
+        moved=formatted(_exemplars(group, lambda run: run.exemplars.rms_displacement), 2),
+        time=duration(group.over_runs(_seconds)),
+        memory=mebibytes(group.over_runs(lambda run: run.peak_memory_bytes)),
+    )
+
+
+def _scores(classifier: str, runs: Sequence[Accuracies]) -> Scores:
+    return Scores(
+        classifier,
+        formatted(estimate(run.average_incremental_accuracy for run in runs)),
+        formatted(estimate(run.phase_accuracy[-1] if run.phase_accuracy else None for run in runs)),
+        formatted(estimate(run.forgetting_rate for run in runs)),
+        formatted(estimate(run.average_forgetting for run in runs)),
+    )
+
+
+def _exemplars(group: Group, value: Callable[[Run], float | None]) -> Estimate | None:
+    return group.over_runs(lambda run: value(run) if run.exemplars.count else None)
+
+
+def _seconds(run: Run) -> float | None:
+    if not run.seconds:
+        return None
+    return run.seconds.get(TOTAL, sum(run.seconds.values()))
+
+
+def _stage(group: Group, name: str) -> Estimate | None:
+    return group.over_runs(lambda run: run.seconds.get(name))
+
+
+def _time_cell(each: Estimate | None, longest: float) -> tuple[Markup, float]:
+    return duration(each), 100 * each.mean / longest if each and longest > 0 else 0.0

@@ -1,0 +1,152 @@
+"""Settings that strategies share, and how flat names such as ``epochs`` find their way into a recipe's signature."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from .compression import CHOICES
+from .files import InputError, first_complaint
+from .learner import Strategy
+from .memory import Budget, budget
+from .names import refuse_unknown
+from .stages import Compress, Schedule
+
+Recipe = Callable[..., Strategy]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class Training:
+    """How the network is trained. The defaults are those of LUCIR and Mnemonics on CIFAR-100.
+
+    Attributes:
+        epochs: of every phase but the first.
+        base_epochs: of phase 0; the same as ``epochs`` if None.
+        lr: learning rate at the start of each phase, for SGD with momentum 0.9.
+        milestones: where it is divided by ten, as fractions of the epochs.
+        weight_decay: on all parameters that learn.
+        batch_size: images a step.
+        backbone: a name in :data:`mnemo.nets.BACKBONES`.
+    """
+
+    epochs: PositiveInt = 160
+    base_epochs: PositiveInt | None = None
+    lr: PositiveFloat = 0.1
+    milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    weight_decay: NonNegativeFloat = 5e-4
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    backbone: Literal["resnet32", "resnet20", "resnet18", "small"] = "resnet32"
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of every phase but the first."""
+        return self._schedule(self.epochs)
+
+    @property
+    def base_schedule(self) -> Schedule:
+        """Of phase 0."""
+        return self._schedule(self.base_epochs or self.epochs)
+
+    def _schedule(self, epochs: int) -> Schedule:
+        return Schedule(epochs, self.lr, self.milestones, weight_decay=self.weight_decay, batch_size=self.batch_size)
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class Memory:
+    """How much is kept of old classes, and how it is chosen.
+
+    Attributes:
+        per_class: exemplars of each class; the memory grows.
+        total: exemplars in all, shared by the classes seen so far; takes the place of ``per_class``.
+        budget_bytes: bytes of pixels in all; takes the place of ``per_class``.
+        exemplars: ``herding`` or ``random``.
+    """
+
+    per_class: NonNegativeInt = 20
+    total: PositiveInt | None = None
+    budget_bytes: PositiveInt | None = None
+    exemplars: Literal["herding", "random"] = "herding"
+
+    @property
+    def budget(self) -> Budget:
+        """See :func:`mnemo.memory.budget`."""
+        return budget(each=self.per_class, total=self.total, in_bytes_=self.budget_bytes)
+
+    @property
+    def compress(self) -> Compress:
+        """The stage that chooses exemplars."""
+        return Compress(CHOICES[self.exemplars])
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class FineTuning:
+    """Training on the exemplars of all classes, as many of each, at the end of every phase but the first.
+
+    Mnemonics, algorithm 1; the paper's rate is 0.01, halved after each fifth of 50 epochs. Phase 0 goes without: its
+    classes are balanced already. Batch normalisation keeps its running statistics.
+
+    Attributes:
+        fine_tune_epochs: 0 leaves it out.
+        fine_tune_lr: learning rate at the start.
+    """
+
+    fine_tune_epochs: NonNegativeInt = 0
+    fine_tune_lr: PositiveFloat = 0.01
+
+    def schedule(self, training: Training) -> Schedule:
+        """What this says, with the rest as ``training`` has it."""
+        return dataclasses.replace(
+            training.schedule,
+            epochs=self.fine_tune_epochs,
+            lr=self.fine_tune_lr,
+            milestones=(0.2, 0.4, 0.6, 0.8),
+            gamma=0.5,
+        )
+
+
+def arguments(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's keyword arguments, defaults included, from settings under flat names.
+
+    Raises:
+        InputError: one is unknown, or is not what it ought to be.
+    """
+    refuse_unknown(values, defaults(recipe), "setting")
+    result: dict[str, Any] = {}
+    for name, parameter in inspect.signature(recipe, eval_str=True).parameters.items():
+        result[name] = parameter.default
+        if dataclasses.is_dataclass(parameter.default):
+            fields = {field.name for field in dataclasses.fields(parameter.default)}
+            given = {key: value for key, value in values.items() if key in fields}
+            result[name] = _checked(partial(dataclasses.replace, parameter.default, **given))  # type: ignore[type-var]
+        elif name in values:
+            adapter = pydantic.TypeAdapter(parameter.annotation, config=ConfigDict(allow_inf_nan=False))
+            result[name] = _checked(partial(adapter.validate_python, values[name]), name)
+    return result
+
+
+def flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The same under flat names."""
+    result: dict[str, Any] = {}
+    for name, value in arguments.items():
+        result |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {name: value}  # type: ignore[arg-type]
+    return result
+
+
+def defaults(recipe: Recipe) -> dict[str, Any]:
+    """All settings of a recipe under flat names, with their defaults; a group's fields stand for the group."""
+    parameters = inspect.signature(recipe).parameters.items()
+    return flat({name: parameter.default for name, parameter in parameters})
+
+
+def _checked(make: Callable[[], Any], name: str = "") -> Any:
+    try:
+        return make()
+    except pydantic.ValidationError as error:
+        where, message = first_complaint(error)
+        raise InputError(f"{where or name}={error.errors()[0]['input']!r}: {message.lower()}") from None

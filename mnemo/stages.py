@@ -1,0 +1,297 @@
+"""Stages: what happens to a learner in a phase, one after the other. A recipe is a sequence of them.
+
+A stage is a frozen description; ``begin`` makes the loop that does the work. A loop can be put down after any epoch and
+taken up again: its ``state`` and the network's are all there is, and every epoch gets a generator of its own.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .augment import Augmentation
+from .compression import Compressor
+from .images import Images, join
+from .memory import ExemplarMemory
+from .nets import IncrementalNet, Outputs
+from .phases import Phase
+from .seeds import generator
+
+Objective = Callable[[Outputs, Tensor, Outputs | None], Tensor]
+"""(outputs, labels, outputs of the previous phase's network or None) to a scalar loss."""
+
+
+@dataclass
+class Situation:
+    """What a stage works on.
+
+    Attributes:
+        net: the network being trained; its head already has the phase's classes.
+        previous: a frozen copy from the end of the previous phase; None in phase 0.
+        memory: the exemplars.
+        phase: the present phase, its images on the network's device.
+        augmentation: how training images are varied.
+        seed: names this phase of this run; append a name to draw from :func:`mnemo.seeds.generator`.
+    """
+
+    net: IncrementalNet
+    previous: IncrementalNet | None
+    memory: ExemplarMemory
+    phase: Phase
+    augmentation: Augmentation
+    seed: tuple[int | str, ...]
+
+    def generator(self, name: str) -> torch.Generator:
+        """A fresh generator for a named place in this phase."""
+        return generator(*self.seed, name)
+
+
+class Loop(Protocol):
+    """Work that goes on epoch by epoch."""
+
+    epochs: int
+
+    def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
+        """Do one epoch and return what there is to show of it, such as the mean loss."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What the network and the memory do not hold already."""
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up what :meth:`state` gave."""
+
+    def end(self) -> None:
+        """Called after the last epoch; it may be called twice if a run is killed in between."""
+
+
+class Stage(Protocol):
+    """A description of work in a phase."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in the progress display, in the record, and in seeds."""
+
+    def begin(self, situation: Situation) -> Loop | None:
+        """The loop for this phase, or None where the stage has nothing to do."""
+
+    def work(self, phase: int, images: int, new: int, old: int) -> float:
+        """About how many images it will pass through the network, forward and backward; to foretell the time.
+
+        Args:
+            phase: 0 for the base phase.
+            images: of the phase.
+            new: exemplars that the phase will leave of its classes.
+            old: exemplars of older classes.
+        """
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Stochastic gradient descent with momentum and a learning rate that falls in steps.
+
+    Attributes:
+        epochs: passes over the images.
+        lr: learning rate at the start.
+        milestones: where it is multiplied by ``gamma``, as fractions of ``epochs`` (LUCIR: 80 and 120 of 160).
+        gamma: the factor.
+        momentum, weight_decay: of SGD; the decay is on all parameters that learn.
+        batch_size: images a step.
+    """
+
+    epochs: int
+    lr: float = 0.1
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of epoch ``epoch``, counted from 0."""
+        return self.lr * self.gamma ** sum(epoch >= m * self.epochs for m in self.milestones)
+
+
+def new_and_exemplars(situation: Situation) -> Images:
+    """The phase's images and all exemplars of older classes: the usual training set."""
+    return join([situation.phase.train, *old_exemplars(situation)])
+
+
+def old_exemplars(situation: Situation) -> list[Images]:
+    """The exemplars of classes that came before this phase: one set or none."""
+    exemplars = situation.memory.images
+    if exemplars is None:
+        return []
+    old = exemplars.select((exemplars.labels < situation.phase.first_label).nonzero().squeeze(1))
+    return [old] if len(old) else []
+
+
+def exemplars_only(situation: Situation) -> Images:
+    """All exemplars, the present phase's included: the balanced set; nothing where the budget is too small for any."""
+    memory, phase = situation.memory, situation.phase
+    if memory.images is not None:
+        return memory.images
+    if memory.quota(phase.labels.stop, phase.train.bytes_each):
+        raise ValueError("the memory is empty: compress before you fine-tune on it")
+    return phase.train.select(torch.zeros_like(phase.train.labels, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the network.
+
+    Attributes:
+        objective: the loss.
+        schedule: of every phase but the first.
+        base_schedule: of phase 0; None does nothing there.
+        uses_previous: whether the objective gets the previous network's outputs; they are not computed otherwise.
+        images: which images of a situation are trained on.
+        learn_old_weights: whether the head's weights of old classes learn.
+        frozen_statistics: batch normalisation uses its running statistics and leaves them as they are.
+        name: see :class:`Stage`.
+    """
+
+    objective: Objective
+    schedule: Schedule
+    base_schedule: Schedule | None
+    uses_previous: bool = False
+    images: Callable[[Situation], Images] = new_and_exemplars
+    learn_old_weights: bool = True
+    frozen_statistics: bool = False
+    name: str = "train"
+
+    def begin(self, situation: Situation) -> "Training | None":
+        """See :class:`Stage`."""
+        schedule = self._schedule(situation.phase.index)
+        if schedule is None or not schedule.epochs:
+            return None
+        images = self.images(situation)
+        return Training(self, schedule, situation, images) if len(images) else None
+
+    def work(self, phase: int, images: int, new: int, old: int) -> float:
+        """See :class:`Stage`."""
+        schedule = self._schedule(phase)
+        if schedule is None:
+            return 0
+        passed = old + (new if self.images is exemplars_only else images)
+        return schedule.epochs * passed * (1.3 if self.uses_previous and phase else 1)
+
+    def _schedule(self, phase: int) -> Schedule | None:
+        return self.schedule if phase else self.base_schedule
+
+
+class Training:
+    """The loop of :class:`Train`."""
+
+    def __init__(self, stage: Train, schedule: Schedule, situation: Situation, images: Images) -> None:
+        self.epochs = schedule.epochs
+        self._stage, self._schedule, self._images = stage, schedule, images
+        self._net, self._augmentation = situation.net, situation.augmentation
+        self._previous = situation.previous if stage.uses_previous else None
+        self._net.head.learn_old(stage.learn_old_weights)
+        self._parameters = {n: p for n, p in self._net.named_parameters() if p.requires_grad}
+        self._optimizer = torch.optim.SGD(
+            self._parameters.values(),
+            lr=schedule.lr,
+            momentum=schedule.momentum,
+            weight_decay=schedule.weight_decay,
+            fused=True,
+        )
+
+    def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
+        """One pass over the images in random order: the mean loss and the training accuracy in %."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._schedule.lr_at(index)
+        self._net.train(not self._stage.frozen_statistics)
+        device = self._images.labels.device
+        order = torch.randperm(len(self._images), generator=generator)
+        # Sums stay on the device: reading them in the loop would make the host wait for every step.
+        loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
+        for where in order.split(self._schedule.batch_size):
+            if len(where) == 1 and seen:
+                break  # batch normalisation cannot train on one image; the next epoch leaves out another
+            loss, outputs, labels = self._step(self._images.select(where.to(device)), generator)
+            loss_sum += loss * len(where)
+            correct += (outputs.logits.argmax(1) == labels).sum()
+            seen += len(where)
+        return {"loss": float(loss_sum) / seen, "accuracy": 100 * float(correct) / seen}
+
+    def _step(self, batch: Images, generator: torch.Generator) -> tuple[Tensor, Outputs, Tensor]:
+        pixels = self._augmentation.draw(len(batch), batch.shape, generator)(batch.pixels)
+        outputs = self._net(pixels)
+        old = None
+        if self._previous is not None:
+            with torch.no_grad():
+                old = self._previous(pixels)
+        loss = self._stage.objective(outputs, batch.labels, old)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        return loss.detach(), outputs, batch.labels
+
+    def state(self) -> dict[str, Tensor]:
+        """The momentum of every parameter that learns."""
+        momenta = {n: self._optimizer.state[p].get("momentum_buffer") for n, p in self._parameters.items()}
+        return {name: momentum for name, momentum in momenta.items() if momentum is not None}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up the momentum."""
+        for name, momentum in state.items():
+            parameter = self._parameters[name]
+            self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+
+    def end(self) -> None:
+        """Everything is in the network already."""
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Choose the phase's exemplars, and shrink those of older classes to the budget.
+
+    What no longer fits is dropped first. The memory never holds more than its budget, and later stages spend no time on
+    exemplars that are about to go.
+
+    Attributes:
+        compressor: what chooses.
+        name: see :class:`Stage`.
+    """
+
+    compressor: Compressor
+    name: str = "compress"
+
+    def begin(self, situation: Situation) -> "Compression":
+        """See :class:`Stage`."""
+        return Compression(self, situation)
+
+    def work(self, phase: int, images: int, new: int, old: int) -> float:
+        """See :class:`Stage`."""
+        return images / 3
+
+
+class Compression:
+    """The loop of :class:`Compress`: one epoch."""
+
+    epochs = 1
+
+    def __init__(self, stage: Compress, situation: Situation) -> None:
+        self._stage, self._situation = stage, situation
+
+    def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
+        """Shrink, choose, admit."""
+        memory, phase = self._situation.memory, self._situation.phase
+        quota = memory.quota(phase.labels.stop, phase.train.bytes_each)
+        memory.shrink(quota)
+        if quota:
+            memory.admit(self._stage.compressor(self._situation.net, phase.train, quota, generator))
+        return {"exemplars": len(memory)}
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing but the memory."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Nothing to take up."""
+
+    def end(self) -> None:
+        """Everything is in the memory already."""
