@@ -1,0 +1,192 @@
+"""The exemplar stages: pixels move, stay valid, and are stored as they ought to be."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from mnemo import memory as memories
+from mnemo.augment import CropAndFlip
+from mnemo.images import Images
+from mnemo.learner import Learner, run
+from mnemo.memory import ExemplarMemory, per_class, ranks
+from mnemo.mnemonics import Adjust, Bilevel, Optimise, Pixels, class_balanced
+from mnemo.nets import CosineHead, IncrementalNet
+from mnemo.nets.small import SmallNet
+from mnemo.phases import Phase, split_by_class
+from mnemo.settings import FineTuning, Memory, Training
+from mnemo.stages import Compress, Situation, Train
+from mnemo.strategies.mnemonics import mnemonics
+
+SETTINGS = Bilevel(exemplar_epochs=1, adjust_epochs=1, inner_steps=2, inner_batch=8, outer_batch=16)
+
+
+def situation(old_classes: int = 0, new_classes: int = 3, each: int = 4) -> Situation:
+    """A phase with its exemplars in memory, the first ``each`` images of every class, and those of older classes."""
+    torch.manual_seed(0)
+    classes = old_classes + new_classes
+    net = IncrementalNet(SmallNet(1, width=4, activation=nn.Softplus), CosineHead(8), [120.0], [70.0])
+    if old_classes:
+        net.head.grow(old_classes)
+    net.head.grow(new_classes)
+    labels = torch.arange(classes).repeat_interleave(10)
+    pixels = torch.randint(1, 255, (len(labels), 1, 8, 8), dtype=torch.uint8)
+    images = Images(pixels, labels)
+    phase = Phase(int(old_classes > 0), tuple(range(new_classes)), old_classes, images, images)
+    phase = dataclasses.replace(phase, train=images.of_classes(list(phase.labels)))
+    store = ExemplarMemory(per_class(each))
+    store.admit(images.select((ranks(labels) < each).nonzero().squeeze(1)))
+    return Situation(net, None, store, phase, CropAndFlip(1, False), (0, 0))
+
+
+def go_through(stage, at: Situation) -> None:
+    loop = stage.begin(at)
+    for epoch in range(loop.epochs):
+        loop.epoch(epoch, torch.Generator().manual_seed(epoch))
+    loop.end()
+
+
+@pytest.mark.parametrize("level", ["network", "head"])
+def test_pixels_move_in_an_epoch(level):
+    # the released step moves pixels by less than 5e-5 grey levels a phase, and what is rounded is the same image
+    at = situation()
+    before = at.memory.images.pixels.clone()
+    loop = Optimise(dataclasses.replace(SETTINGS, level=level)).begin(at)
+    loop.epoch(0, torch.Generator().manual_seed(0))
+    moved = loop.state()["values"] - before.float()
+    assert moved.square().mean().sqrt() > 0.05
+    assert moved.square().mean((1, 2, 3)).min() > 0, "an exemplar stayed where it was"
+
+
+def test_an_update_has_the_size_that_is_asked_for():
+    images = situation().memory.images
+    pixels = Pixels(images, momentum=0.9)
+    where = torch.tensor([1, 5, 7])
+    pixels.move(where, torch.randn(3, 1, 8, 8) * 1e-7, step=0.25)
+    moved = pixels.values - images.pixels.float()
+    assert moved[where].square().mean().sqrt() == pytest.approx(0.25, rel=1e-3)
+    assert moved.flatten(1).any(1).nonzero().squeeze(1).tolist() == where.tolist()
+
+
+def test_steps_fall_by_the_papers_rule():
+    steps = [Bilevel(pixel_step=0.4).step_at(epoch, 50) for epoch in (0, 9, 10, 19, 20, 49)]
+    assert steps == pytest.approx([0.4, 0.4, 0.2, 0.2, 0.1, 0.025])
+
+
+def test_pixels_are_clamped_not_wrapped():
+    # the released code casts 256.4 to 0 and -1.2 to 255
+    values = torch.tensor([-1.2, 255.6, 256.4, 300.0, 0.49, 0.51])
+    assert memories.to_uint8(values).tolist() == [0, 255, 255, 255, 0, 1]
+    images = Images(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    pixels = Pixels(images, momentum=0.9)
+    pixels.move(torch.tensor([0]), -torch.ones(1, 1, 8, 8), step=40)
+    assert pixels.values.max() == 255
+
+
+def test_an_untouched_exemplar_comes_back_as_it_was():
+    # the released code floors after denormalising: 62 of 256 red levels lose one with no training at all
+    every_level = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    store = ExemplarMemory(per_class(1))
+    store.admit(Images(every_level, torch.zeros(1, dtype=torch.int64)))
+    store.store(torch.tensor([0]), every_level.float())
+    assert torch.equal(store.images.pixels, every_level)
+    assert store.rms_displacement() == 0
+    assert store.rms_quantisation() == 0
+
+
+def test_displacement_and_quantisation_are_recorded():
+    store = ExemplarMemory(per_class(2))
+    store.admit(Images(torch.full((2, 1, 2, 2), 100, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)))
+    store.store(torch.tensor([1]), torch.full((1, 1, 2, 2), 103.25))
+    assert store.rms_displacement() == pytest.approx((9 / 2) ** 0.5)
+    assert store.rms_quantisation() == pytest.approx((0.0625 / 2) ** 0.5)
+    store.shrink(1)
+    assert store.rms_displacement() == 0
+
+
+def test_only_the_phase_is_optimised_and_only_the_past_adjusted():
+    far = dataclasses.replace(SETTINGS, pixel_step=3.0)  # so that no exemplar is rounded back to what it was
+    for stage, is_moved in ((Optimise(far), lambda y: y >= 2), (Adjust(far), lambda y: y < 2)):
+        at = situation(old_classes=2, new_classes=2)
+        go_through(stage, at)
+        moved = (at.memory.images.pixels != at.memory.originals).flatten(1).any(1)
+        assert torch.equal(moved, is_moved(at.memory.images.labels))
+
+
+def test_adjustment_validates_on_the_other_half(monkeypatch):
+    at = situation(old_classes=2, new_classes=1)
+    rank = ranks(at.memory.images.labels)
+    at.memory.images.pixels[:, 0, 0, 0] = rank.to(torch.uint8)  # marks every exemplar by its rank
+    seen = []
+
+    def spy(net, exemplars, labels, outer, *rest):
+        assert set(labels.tolist()) == set(outer.labels.tolist()) == {0, 1}
+        seen.append((exemplars[:, 0, 0, 0].round().int() % 2, outer.pixels[:, 0, 0, 0].int() % 2))
+        return torch.zeros(()), torch.zeros_like(exemplars)
+
+    monkeypatch.setattr("mnemo.mnemonics.hypergradient", spy)
+    Adjust(SETTINGS).begin(at).epoch(0, torch.Generator().manual_seed(0))
+    assert {int(mine.unique()) for mine, _ in seen} == {0, 1}
+    assert all(mine.unique() != others.unique() for mine, others in seen)
+
+
+def test_nothing_to_adjust():
+    assert Adjust(SETTINGS).begin(situation()) is None
+    assert Adjust(SETTINGS).begin(situation(old_classes=2, each=1)) is None
+    assert Optimise(dataclasses.replace(SETTINGS, exemplar_epochs=0)).begin(situation()) is None
+
+
+@pytest.mark.parametrize("size", [1, 5, 8, 100])
+def test_batches_take_every_exemplar_once_and_classes_evenly(size):
+    labels = torch.tensor([3, 3, 3, 5, 5, 5, 8, 8, 8, 8])
+    batches = list(class_balanced(labels, size, torch.Generator().manual_seed(0)))
+    assert torch.cat(batches).sort().values.tolist() == list(range(10))
+    assert max(map(len, batches)) <= size
+    for batch in batches[:-1]:
+        counts = torch.bincount(labels[batch], minlength=9)[[3, 5, 8]]
+        assert counts.max() - counts.min() <= 2
+
+
+def test_exemplars_are_different_images_with_the_right_labels():
+    # the first release starts all exemplars of a class from the same image, and slices labels off by one class
+    torch.manual_seed(1)
+    labels = torch.arange(6).repeat_interleave(12)
+    pixels = (labels * 40).view(-1, 1, 1, 1) + torch.randint(0, 20, (72, 1, 8, 8))  # the class can be read off
+    images = Images(pixels.to(torch.uint8), labels)
+    stream = split_by_class(images, images, order=[4, 0, 2, 5, 1, 3], base_classes=2, increment=2)
+    strategy = mnemonics(
+        training=Training(epochs=1, batch_size=16, backbone="small"),
+        memory=Memory(per_class=5, exemplars="random"),
+        bilevel=dataclasses.replace(SETTINGS, pixel_step=0.5),
+        fine_tuning=FineTuning(fine_tune_epochs=1),
+    )
+    learner = Learner(strategy, 1, [120.0], [70.0], CropAndFlip(1, False), torch.device("cpu"), seed=0)
+    for _ in run(learner, stream):
+        exemplars = learner.memory.images
+        if exemplars is None:
+            continue
+        order = torch.tensor([c for group in stream.groups for c in group])
+        read_off = (exemplars.pixels.float().mean((1, 2, 3)) - 9.5).div(40).round().long()
+        assert torch.equal(read_off, order[exemplars.labels])
+        assert len(exemplars.pixels.flatten(1).unique(dim=0)) == len(exemplars)
+    assert torch.bincount(exemplars.labels).tolist() == [5] * 6
+
+
+def test_the_recipe_has_the_papers_stages_in_order():
+    strategy = mnemonics(bilevel=SETTINGS)
+    assert [stage.name for stage in strategy.stages] == ["train", "compress", "optimise", "adjust", "fine_tune"]
+    assert isinstance(strategy.stages[1], Compress)
+    fine_tune = strategy.stages[-1]
+    assert isinstance(fine_tune, Train)
+    rates = [fine_tune.schedule.lr_at(epoch) for epoch in (0, 9, 10, 20, 49)]
+    assert rates == pytest.approx([0.01, 0.01, 0.005, 0.0025, 0.000625])
+
+
+@pytest.mark.parametrize(("on", "stages"), [("icarl", 5), ("lwf", 5), ("bic", 6)])
+def test_on_other_strategies_by_one_argument(on, stages):
+    strategy = mnemonics(on=on)
+    names = [stage.name for stage in strategy.stages]
+    assert len(names) == stages
+    assert names[names.index("compress") :] == ["compress", "optimise", "adjust", "fine_tune"]
+    assert strategy.classifier == ("nearest_mean" if on == "icarl" else "head")
