@@ -1,0 +1,1 @@
+"""Measurements and recorded results; not part of the library."""
