@@ -38,7 +38,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 # uv does in half a minute what takes pip a few, but it does not read pip's settings. Where pip is told to look in a
-# folder of wheels, such as one with a torch for CPUs, uv is told so too; and where uv finds no way, pip may.
+# folder of wheels, such as one with a torch for CPUs, uv is told so too; and where uv finds no way, pip may. Modules
+# are compiled at once, as pip does: where Python may not write, torch alone would be compiled for six seconds a start.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	    echo 'mnemo needs Python 3.11 or newer; "$(PYTHON)" is not there. Choose another: make PYTHON=python3.13 ...' >&2; \
@@ -53,6 +54,6 @@ $(STAMP): pyproject.toml constraints.txt
 	if [ -n "$$links" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
 	set -x; \
 	$(BIN)/python -m pip install --quiet -c constraints.txt uv && \
-	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
