@@ -14,14 +14,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that a half-made environment is not taken for a whole one.
 STAMP := $(VENV)/.complete
+BENCHMARK := $(VENV)/.benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint
+.PHONY: help setup demo test lint speed
 
 help:
 	@echo 'make demo    learn the digits that come with scikit-learn; leaves $(DEMO)/report.html'
 	@echo 'make test    run the tests; make test ARGS="-n 2 -k memory" passes options to pytest'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make speed   measure how fast mnemo is beside its peers, which are installed for it; see benchmarks/README.md'
 	@echo 'make setup   only make the environment $(VENV) (PYTHON=python3.13 chooses the interpreter)'
 
 setup: $(STAMP)
@@ -37,9 +39,23 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+speed: $(BENCHMARK)
+	$(BIN)/python -m benchmarks.speed $(ARGS)
+
 # uv does in half a minute what takes pip a few, but it does not read pip's settings. Where pip is told to look in a
 # folder of wheels, such as one with a torch for CPUs, uv is told so too; and where uv finds no way, pip may. Modules
 # are compiled at once, as pip does: where Python may not write, torch alone would be compiled for six seconds a start.
+define install
+@links=$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null)}}; \
+if [ -n "$$links" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
+set -x; \
+$(BIN)/python -m pip install --quiet -c constraints.txt uv && \
+$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]' || \
+$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+@touch $@
+endef
+
+$(STAMP): EXTRAS := dev
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 	    echo 'mnemo needs Python 3.11 or newer; "$(PYTHON)" is not there. Choose another: make PYTHON=python3.13 ...' >&2; \
@@ -50,10 +66,9 @@ $(STAMP): pyproject.toml constraints.txt
 	    exit 1; }
 	rm -f $@
 	$(PYTHON) -m venv $(VENV)
-	@links=$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null)}}; \
-	if [ -n "$$links" ]; then export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; fi; \
-	set -x; \
-	$(BIN)/python -m pip install --quiet -c constraints.txt uv && \
-	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]' || \
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
-	@touch $@
+	$(install)
+
+# The peers of `make speed`, and much that they bring along: in the same environment, and only when it is asked for.
+$(BENCHMARK): EXTRAS := dev,benchmark
+$(BENCHMARK): $(STAMP)
+	$(install)

@@ -1,0 +1,1 @@
+"""How fast mnemo is, as ratios to its peers in one run: ``python -m benchmarks.speed``."""
