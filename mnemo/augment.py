@@ -1,6 +1,5 @@
 """Augmentation of whole batches: random crops and flips, alike for uint8 images and for pixels with a gradient."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,24 +7,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Transform = Callable[[Tensor], Tensor]
-
 
 class Augmentation(Protocol):
-    """How training images are varied.
+    """How training images are varied: what is drawn is a tensor, and what is done with it a pure function.
 
     Attributes:
         mirrors: whether an image mirrored left to right is as good as the image.
+        varies: whether there is anything to draw; otherwise images stay as they are.
     """
 
     @property
     def mirrors(self) -> bool: ...  # noqa: D102
 
-    def draw(self, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Transform:
-        """Draw once for ``count`` images of ``shape`` (c, h, w).
+    @property
+    def varies(self) -> bool: ...  # noqa: D102
 
-        Returns a function of pixels ``(count, c, h, w)``, uint8 or floating, that does the same whenever it is called
-        and is differentiable for floating pixels.
+    def draw(self, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """Draw for ``count`` images of ``shape`` (c, h, w): a tensor (count, k) on the CPU, a row for each image."""
+
+    def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Vary pixels (n, c, h, w), uint8 or floating, as draws (n, k) on the same device say.
+
+        Differentiable for floating pixels. Nothing here waits for the device.
         """
 
 
@@ -41,33 +44,39 @@ class CropAndFlip:
     padding: int = 4
     mirrors: bool = True
 
-    def draw(self, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Transform:
+    @property
+    def varies(self) -> bool:
         """See :class:`Augmentation`."""
-        _, height, width = shape
-        source = _source_pixels(count, height, width, self.padding, self.mirrors, generator)
+        return self.padding > 0 or self.mirrors
 
-        def transform(pixels: Tensor) -> Tensor:
-            return _take_pixels(pixels, source.to(pixels.device), self.padding)
+    def draw(self, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """The first row and column of each crop, and whether it is mirrored: int64 (count, 3)."""
+        shift = 2 * self.padding + 1
+        top = torch.randint(shift, (count, 1), generator=generator)
+        left = torch.randint(shift, (count, 1), generator=generator)
+        mirrored = torch.zeros_like(top)
+        if self.mirrors:
+            mirrored = (torch.rand(count, 1, generator=generator) < 0.5).long()
+        return torch.cat([top, left, mirrored], dim=1)
 
-        return transform
+    def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """See :class:`Augmentation`."""
+        if not self.varies:
+            return pixels
+        _, _, height, width = pixels.shape
+        return _take_pixels(pixels, _source_pixels(draws, height, width, self.padding), self.padding)
 
 
-def _source_pixels(
-    count: int, height: int, width: int, padding: int, mirrors: bool, generator: torch.Generator
-) -> Tensor:
+def _source_pixels(draws: Tensor, height: int, width: int, padding: int) -> Tensor:
     """For each pixel of the result, its index among all pixels of the padded batch: int64 (count * height * width,)."""
-    shift = 2 * padding + 1
-    top = torch.randint(shift, (count, 1), generator=generator)
-    left = torch.randint(shift, (count, 1), generator=generator)
-    rows = top + torch.arange(height)
-    columns = torch.arange(width).repeat(count, 1)
-    if mirrors:
-        mirrored = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, width - 1 - columns, columns)
-    columns = left + columns
+    top, left, mirrored = draws.split(1, dim=1)
+    rows = top + torch.arange(height, device=draws.device)
+    columns = torch.arange(width, device=draws.device)
+    columns = left + torch.where(mirrored.bool(), width - 1 - columns, columns)
     padded_height, padded_width = height + 2 * padding, width + 2 * padding
-    image = torch.arange(count).view(-1, 1, 1) * (padded_height * padded_width)
-    return (image + rows.unsqueeze(2) * padded_width + columns.unsqueeze(1)).flatten()
+    first = torch.arange(len(draws), device=draws.device).view(-1, 1, 1) * (padded_height * padded_width)
+    source: Tensor = first + rows.unsqueeze(2) * padded_width + columns.unsqueeze(1)
+    return source.flatten()
 
 
 def _take_pixels(pixels: Tensor, source: Tensor, padding: int) -> Tensor:
@@ -92,21 +101,25 @@ class ResizedCrop:
     size: int = 224
     mirrors: bool = True
 
-    def draw(self, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Transform:
+    @property
+    def varies(self) -> bool:
         """See :class:`Augmentation`."""
+        return True
+
+    def draw(self, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """The affine map from the result's coordinates to the image's: float (count, 6)."""
         _, height, width = shape
         boxes = _random_boxes(count, height, width, generator)
         if self.mirrors:
             boxes[torch.rand(count, generator=generator) < 0.5, 0, 0] *= -1
+        return boxes.flatten(1)
 
-        def transform(pixels: Tensor) -> Tensor:
-            grid = F.affine_grid(
-                boxes.to(pixels.device), [count, pixels.shape[1], self.size, self.size], align_corners=False
-            )
-            floating = pixels if pixels.is_floating_point() else pixels.float()
-            return F.grid_sample(floating, grid, padding_mode="reflection", align_corners=False)
-
-        return transform
+    def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """See :class:`Augmentation`."""
+        shape = [len(pixels), pixels.shape[1], self.size, self.size]
+        grid = F.affine_grid(draws.view(-1, 2, 3), shape, align_corners=False)
+        floating = pixels if pixels.is_floating_point() else pixels.float()
+        return F.grid_sample(floating, grid, padding_mode="reflection", align_corners=False)
 
 
 def _random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:

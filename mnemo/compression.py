@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .images import Images, join
+from .images import Images
 from .memory import ranks
 from .nets import IncrementalNet
 
@@ -31,12 +31,17 @@ def shuffled_by_class(images: Images, generator: torch.Generator) -> Images:
 
 def herding(net: IncrementalNet, images: Images, per_class: int, generator: torch.Generator) -> Images:
     """iCaRL's choice (Rebuffi et al., CVPR 2017, algorithm 4): the mean of the chosen stays close to the class mean."""
+    features = unit_features(net, images.pixels)
     chosen = []
-    for label in images.labels.unique().tolist():
-        of_class = images.of_classes([label])
-        order = herd(unit_features(net, of_class.pixels), per_class)
-        chosen.append(of_class.select(order.to(of_class.labels.device)))
-    return join(chosen)
+    for of_class in positions_by_class(images.labels):
+        chosen.append(of_class[herd(features[of_class], per_class).to(of_class.device)])
+    return images.select(torch.cat(chosen))
+
+
+def positions_by_class(labels: Tensor) -> list[Tensor]:
+    """For each class that is there, in order, the positions of its labels in ``labels`` (n,), ascending."""
+    counts = torch.bincount(labels)
+    return [part for part in labels.argsort(stable=True).split(counts.tolist()) if len(part)]
 
 
 def herd(features: Tensor, count: int) -> Tensor:

@@ -105,6 +105,7 @@ def prepare(
     fixed = {key: value for key, value in protocol.strategy.items() if key in accepted}
     arguments = settings.arguments(make, {**fixed, **theirs})
     where = machine.device(device)
+    _refuse_slow_precision(settings.flat(arguments), where)
     data = datasets.load(protocol.dataset, data_dir)
     order = class_order(len(data.class_names), seed if protocol.order_seed is None else protocol.order_seed)
     stream = split_by_class(
@@ -145,6 +146,12 @@ def _refuse_unheard_of(protocol: Protocol, accepted: Mapping[str, Any]) -> None:
     if others:
         known = {key for name in strategies() for key in settings.defaults(recipe(name))}
         refuse_unknown(others, known, f"key in [strategy] of {protocol.name}")
+
+
+def _refuse_slow_precision(values: Mapping[str, Any], device: torch.device) -> None:
+    """Most processors have no bf16 unit, and do by software what takes 150 times as long as fp32."""
+    if values.get("precision") == "bf16" and device.type != "cuda":
+        raise InputError("precision=bf16 is for a GPU: on a CPU it is far slower than fp32")
 
 
 def _refuse_missing_means(learner: Learner, stream: ClassStream, name: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .augment import Augmentation
 from .classifiers import class_means, count_correct
-from .compression import unit_features
+from .compression import positions_by_class, unit_features
 from .files import InputError
 from .memory import Budget, ExemplarMemory
 from .nets import IncrementalNet, Outputs, build
@@ -241,7 +241,7 @@ class Learner:
         self.net.to(self.device)
         if self.strategy.imprint and phase.index:
             features = unit_features(self.net, phase.train.pixels)
-            means = [features[phase.train.labels == label].mean(0) for label in phase.labels]
+            means = [features[of_class].mean(0) for of_class in positions_by_class(phase.train.labels)]
             self.net.head.imprint(torch.stack(means))
 
     def _class_means(self) -> Tensor | None:

@@ -32,7 +32,8 @@ from torch.func import functional_call
 
 from . import bilevel
 from .augment import Augmentation
-from .bilevel import Hypergradient, Parameters, Way
+from .bilevel import Hypergradient, InnerLoss, OuterLoss, Parameters
+from .engine import Captured
 from .images import Images
 from .memory import ranks, to_uint8
 from .nets import IncrementalNet
@@ -94,53 +95,90 @@ def hypergradient(
         settings: of the inner steps.
         generator: draws crops and flips.
     """
-    way = bilevel.WAYS[settings.way]
-    if settings.level == "head":
-        return _through_head(net, exemplars, labels, outer, augmentation, settings, generator, way)
-    seed = int(torch.randint(2**62, (), generator=generator))
-    queries = _augmented(outer.pixels, augmentation, generator)
-
-    def inner(theta: Parameters, pixels: Tensor, step: int) -> Tensor:
-        views = _augmented(pixels, augmentation, seeded(seed, step))
-        return F.cross_entropy(functional_call(net, dict(theta), (views,)).logits, labels)
-
-    def loss(theta: Parameters) -> Tensor:
-        return F.cross_entropy(functional_call(net, dict(theta), (queries,)).logits, outer.labels)
-
-    return way(inner, loss, dict(net.named_parameters()), exemplars, settings.inner_steps, settings.inner_lr)
+    step = BilevelStep(net, augmentation, settings)
+    return Hypergradient(*step(exemplars, labels, outer.pixels, outer.labels, *step.draw(exemplars, outer, generator)))
 
 
-def _through_head(
-    net: IncrementalNet,
-    exemplars: Tensor,
-    labels: Tensor,
-    outer: Images,
-    augmentation: Augmentation,
-    settings: Bilevel,
-    generator: torch.Generator,
-    way: Way,
-) -> Hypergradient:
-    """The same when only the head learns: the backbone is passed once, and its features stand for the exemplars."""
-    pixels = exemplars.detach().requires_grad_()
-    features = net.features(_augmented(pixels, augmentation, generator))
-    with torch.no_grad():
-        queries = net.features(_augmented(outer.pixels, augmentation, generator))
+@dataclass(frozen=True)
+class BilevelStep:
+    """The hypergradient of :func:`hypergradient` as a function of tensors alone, and what it needs to have drawn.
 
-    def inner(theta: Parameters, features: Tensor, step: int) -> Tensor:
-        return F.cross_entropy(functional_call(net.head, dict(theta), (features,)).logits, labels)
+    Attributes:
+        net, augmentation, settings: see :func:`hypergradient`.
+    """
 
-    def loss(theta: Parameters) -> Tensor:
-        return F.cross_entropy(functional_call(net.head, dict(theta), (queries,)).logits, outer.labels)
+    net: IncrementalNet
+    augmentation: Augmentation
+    settings: Bilevel
 
-    theta = dict(net.head.named_parameters())
-    value, gradient = way(inner, loss, theta, features, settings.inner_steps, settings.inner_lr)
-    (through,) = torch.autograd.grad(features, pixels, gradient)
-    return Hypergradient(value, through)
+    def draw(self, exemplars: Tensor, outer: Images, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Crops and flips: of the exemplars for every inner step (steps, m, k), and of the outer images (n, k).
 
+        Where only the head learns, the backbone is passed once, and there is one draw for all steps: (1, m, k).
+        """
+        m, channels, height, width = exemplars.shape
+        shape = (channels, height, width)
+        if self.settings.level == "head":
+            inner = [self.augmentation.draw(m, shape, generator)]
+            queries = self.augmentation.draw(len(outer), shape, generator)
+        else:
+            seed = int(torch.randint(2**62, (), generator=generator))
+            queries = self.augmentation.draw(len(outer), shape, generator)
+            steps = range(self.settings.inner_steps)
+            inner = [self.augmentation.draw(m, shape, seeded(seed, step)) for step in steps]
+        return torch.stack(inner).to(exemplars.device), queries.to(exemplars.device)
 
-def _augmented(pixels: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    _, channels, height, width = pixels.shape
-    return augmentation.draw(len(pixels), (channels, height, width), generator)(pixels)
+    def __call__(
+        self, exemplars: Tensor, labels: Tensor, pixels: Tensor, targets: Tensor, draws: Tensor, outer_draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and gradient.
+
+        Args:
+            exemplars: floating (m, c, h, w).
+            labels: int64 (m,).
+            pixels: of the outer images, uint8 (n, c, h, w).
+            targets: their labels, int64 (n,).
+            draws, outer_draws: see :meth:`draw`.
+        """
+        queries = self.augmentation.apply(pixels, outer_draws)
+        if self.settings.level == "head":
+            return self._through_head(exemplars, labels, queries, targets, draws[0])
+
+        def inner(theta: Parameters, pixels: Tensor, step: int) -> Tensor:
+            views = self.augmentation.apply(pixels, draws[step])
+            return F.cross_entropy(functional_call(self.net, dict(theta), (views,)).logits, labels)
+
+        def loss(theta: Parameters) -> Tensor:
+            return F.cross_entropy(functional_call(self.net, dict(theta), (queries,)).logits, targets)
+
+        return self._way(inner, loss, dict(self.net.named_parameters()), exemplars)
+
+    def _through_head(
+        self, exemplars: Tensor, labels: Tensor, queries: Tensor, targets: Tensor, draws: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same when only the head learns: the features of the backbone stand for the exemplars."""
+        head = self.net.head
+        pixels = exemplars.detach().requires_grad_()
+        features = self.net.features(self.augmentation.apply(pixels, draws))
+        with torch.no_grad():
+            query_features = self.net.features(queries)
+
+        def inner(theta: Parameters, features: Tensor, step: int) -> Tensor:
+            return F.cross_entropy(functional_call(head, dict(theta), (features,)).logits, labels)
+
+        def loss(theta: Parameters) -> Tensor:
+            return F.cross_entropy(functional_call(head, dict(theta), (query_features,)).logits, targets)
+
+        value, gradient = self._way(inner, loss, dict(head.named_parameters()), features)
+        (through,) = torch.autograd.grad(features, pixels, gradient)
+        return value, through
+
+    def _way(
+        self, inner: InnerLoss, outer: OuterLoss, parameters: Parameters, exemplars: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        way = bilevel.WAYS[self.settings.way]
+        loss, gradient = way(inner, outer, parameters, exemplars, self.settings.inner_steps, self.settings.inner_lr)
+        return loss, gradient
 
 
 class Pixels:
@@ -277,23 +315,19 @@ class PixelLoop:
         self._settings, self._situation, self._where, self._pairs = settings, situation, where, pairs
         assert situation.memory.images is not None
         self._pixels = Pixels(situation.memory.images.select(where), settings.pixel_momentum)
+        self._bilevel = BilevelStep(situation.net, situation.augmentation, settings)
+        self._gradient = Captured(self._bilevel)
 
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """Move every exemplar once: the mean outer loss."""
-        net, pixels = self._situation.net.eval(), self._pixels
-        step, losses = self._settings.step_at(index, self.epochs), []
+        self._situation.net.eval()
+        pixels, step, losses = self._pixels, self._settings.step_at(index, self.epochs), []
         for where, outer in self._pairs(pixels, generator):
-            loss, gradient = hypergradient(
-                net,
-                pixels.values[where],
-                pixels.labels[where],
-                outer,
-                self._situation.augmentation,
-                self._settings,
-                generator,
-            )
+            exemplars = pixels.values[where]
+            draws = self._bilevel.draw(exemplars, outer, generator)
+            loss, gradient = self._gradient(exemplars, pixels.labels[where], outer.pixels, outer.labels, *draws)
             pixels.move(where, gradient, step)
-            losses.append(loss)
+            losses.append(loss.clone())
         return {"loss": float(torch.stack(losses).mean())}
 
     def state(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import pydantic
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from .compression import CHOICES
+from .engine import Precision
 from .files import InputError, first_complaint
 from .learner import Strategy
 from .memory import Budget, budget
@@ -33,6 +34,7 @@ class Training:
         weight_decay: on all parameters that learn.
         batch_size: images a step.
         backbone: a name in :data:`mnemo.nets.BACKBONES`.
+        precision: ``fp32``, or ``bf16`` for the network's training on a GPU; see :class:`mnemo.stages.Schedule`.
     """
 
     epochs: PositiveInt = 160
@@ -42,6 +44,7 @@ class Training:
     weight_decay: NonNegativeFloat = 5e-4
     batch_size: Annotated[int, Field(ge=2)] = 128
     backbone: Literal["resnet32", "resnet20", "resnet18", "small"] = "resnet32"
+    precision: Precision = "fp32"
 
     @property
     def schedule(self) -> Schedule:
@@ -54,7 +57,14 @@ class Training:
         return self._schedule(self.base_epochs or self.epochs)
 
     def _schedule(self, epochs: int) -> Schedule:
-        return Schedule(epochs, self.lr, self.milestones, weight_decay=self.weight_decay, batch_size=self.batch_size)
+        return Schedule(
+            epochs,
+            self.lr,
+            self.milestones,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            precision=self.precision,
+        )
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)

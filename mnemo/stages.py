@@ -13,9 +13,10 @@ from torch import Tensor
 
 from .augment import Augmentation
 from .compression import Compressor
+from .engine import Captured, Precision, autocast
 from .images import Images, join
 from .memory import ExemplarMemory
-from .nets import IncrementalNet, Outputs
+from .nets import IncrementalNet, Outputs, folded
 from .phases import Phase
 from .seeds import generator
 
@@ -98,6 +99,7 @@ class Schedule:
         gamma: the factor.
         momentum, weight_decay: of SGD; the decay is on all parameters that learn.
         batch_size: images a step.
+        precision: ``bf16`` computes convolutions and products so; weights, head and losses stay in fp32.
     """
 
     epochs: int
@@ -107,6 +109,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 128
+    precision: Precision = "fp32"
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of epoch ``epoch``, counted from 0."""
@@ -188,61 +191,108 @@ class Training:
         self.epochs = schedule.epochs
         self._stage, self._schedule, self._images = stage, schedule, images
         self._net, self._augmentation = situation.net, situation.augmentation
-        self._previous = situation.previous if stage.uses_previous else None
+        self._device = images.labels.device
         self._net.head.learn_old(stage.learn_old_weights)
         self._parameters = {n: p for n, p in self._net.named_parameters() if p.requires_grad}
-        self._optimizer = torch.optim.SGD(
-            self._parameters.values(),
-            lr=schedule.lr,
-            momentum=schedule.momentum,
-            weight_decay=schedule.weight_decay,
-            fused=True,
-        )
+        self._optimizer, self._momenta = _sgd(self._parameters, schedule)
+        self._previous = _Previous(situation, schedule, images) if stage.uses_previous and situation.previous else None
+        changed = [*self._parameters.values(), *self._momenta.values(), *self._net.buffers()]
+        self._step = Captured(self._train_on, changed)
 
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """One pass over the images in random order: the mean loss and the training accuracy in %."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._schedule.lr_at(index)
+        self._set_lr(self._schedule.lr_at(index))
         self._net.train(not self._stage.frozen_statistics)
-        device = self._images.labels.device
-        order = torch.randperm(len(self._images), generator=generator)
         # Sums stay on the device: reading them in the loop would make the host wait for every step.
-        loss_sum, correct, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
-        for where in order.split(self._schedule.batch_size):
-            if len(where) == 1 and seen:
-                break  # batch normalisation cannot train on one image; the next epoch leaves out another
-            loss, outputs, labels = self._step(self._images.select(where.to(device)), generator)
+        loss_sum, correct, seen = torch.zeros((), device=self._device), torch.zeros((), device=self._device), 0
+        for where, draws in self._batches(generator):
+            loss, right = self._step(where, draws)
             loss_sum += loss * len(where)
-            correct += (outputs.logits.argmax(1) == labels).sum()
+            correct += right
             seen += len(where)
         return {"loss": float(loss_sum) / seen, "accuracy": 100 * float(correct) / seen}
 
-    def _step(self, batch: Images, generator: torch.Generator) -> tuple[Tensor, Outputs, Tensor]:
-        pixels = self._augmentation.draw(len(batch), batch.shape, generator)(batch.pixels)
-        outputs = self._net(pixels)
-        old = None
-        if self._previous is not None:
-            with torch.no_grad():
-                old = self._previous(pixels)
+    def _set_lr(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)  # in place: a recorded step reads it there
+            else:
+                group["lr"] = lr
+
+    def _batches(self, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+        """All that is random of an epoch: for each batch the positions of its images and what was drawn for them."""
+        order = torch.randperm(len(self._images), generator=generator).split(self._schedule.batch_size)
+        if len(order) > 1 and len(order[-1]) == 1:
+            order = order[:-1]  # batch normalisation cannot train on one image; the next epoch leaves out another
+        sizes = [len(where) for where in order]
+        draws = torch.cat([self._augmentation.draw(size, self._images.shape, generator) for size in sizes])
+        on_device = [tensor.to(self._device).split(sizes) for tensor in (torch.cat(order), draws)]
+        return list(zip(*on_device, strict=True))
+
+    def _train_on(self, where: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on the images at ``where``: the loss, and how many were named rightly."""
+        batch = self._images.select(where)
+        pixels = self._augmentation.apply(batch.pixels, draws)
+        with autocast(self._device, self._schedule.precision):
+            outputs = self._net(pixels)
+        old = self._previous(where, pixels) if self._previous else None
         loss = self._stage.objective(outputs, batch.labels, old)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        return loss.detach(), outputs, batch.labels
+        return loss.detach(), (outputs.logits.detach().argmax(1) == batch.labels).sum()
 
     def state(self) -> dict[str, Tensor]:
         """The momentum of every parameter that learns."""
-        momenta = {n: self._optimizer.state[p].get("momentum_buffer") for n, p in self._parameters.items()}
-        return {name: momentum for name, momentum in momenta.items() if momentum is not None}
+        return self._momenta
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take up the momentum."""
         for name, momentum in state.items():
-            parameter = self._parameters[name]
-            self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+            self._momenta[name].copy_(momentum)
 
     def end(self) -> None:
         """Everything is in the network already."""
+
+
+def _sgd(parameters: Mapping[str, Tensor], schedule: Schedule) -> tuple[torch.optim.SGD, dict[str, Tensor]]:
+    """The optimiser, and the momenta that it keeps: there from the start, so that they stay in one place."""
+    on_gpu = any(parameter.is_cuda for parameter in parameters.values())
+    optimizer = torch.optim.SGD(
+        parameters.values(),
+        lr=torch.tensor(schedule.lr, device="cuda") if on_gpu else schedule.lr,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        fused=True,
+    )
+    momenta = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        optimizer.state[parameter]["momentum_buffer"] = momenta[name]
+    return optimizer, momenta
+
+
+class _Previous:
+    """What the previous network says of training images: computed once where images do not vary, else in every step."""
+
+    def __init__(self, situation: Situation, schedule: Schedule, images: Images) -> None:
+        assert situation.previous is not None
+        self._net, self._precision = folded(situation.previous), schedule.precision
+        self._all = None
+        if not situation.augmentation.varies:
+            parts = [self._outputs(batch.pixels) for batch in images.batches(500)]
+            self._all = Outputs(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    def __call__(self, where: Tensor, pixels: Tensor) -> Outputs:
+        """Outputs for the images at ``where``, whose pixels as they are shown now are ``pixels``."""
+        if self._all is not None:
+            return Outputs(*(part[where] for part in self._all))
+        return self._outputs(pixels)
+
+    @torch.no_grad()
+    def _outputs(self, pixels: Tensor) -> Outputs:
+        with autocast(pixels.device, self._precision):
+            outputs: Outputs = self._net(pixels)
+        return outputs
 
 
 @dataclass(frozen=True)

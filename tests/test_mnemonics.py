@@ -120,12 +120,12 @@ def test_adjustment_validates_on_the_other_half(monkeypatch):
     at.memory.images.pixels[:, 0, 0, 0] = rank.to(torch.uint8)  # marks every exemplar by its rank
     seen = []
 
-    def spy(net, exemplars, labels, outer, *rest):
-        assert set(labels.tolist()) == set(outer.labels.tolist()) == {0, 1}
-        seen.append((exemplars[:, 0, 0, 0].round().int() % 2, outer.pixels[:, 0, 0, 0].int() % 2))
+    def spy(step, exemplars, labels, pixels, targets, *draws):
+        assert set(labels.tolist()) == set(targets.tolist()) == {0, 1}
+        seen.append((exemplars[:, 0, 0, 0].round().int() % 2, pixels[:, 0, 0, 0].int() % 2))
         return torch.zeros(()), torch.zeros_like(exemplars)
 
-    monkeypatch.setattr("mnemo.mnemonics.hypergradient", spy)
+    monkeypatch.setattr("mnemo.mnemonics.BilevelStep.__call__", spy)
     Adjust(SETTINGS).begin(at).epoch(0, torch.Generator().manual_seed(0))
     assert {int(mine.unique()) for mine, _ in seen} == {0, 1}
     assert all(mine.unique() != others.unique() for mine, others in seen)

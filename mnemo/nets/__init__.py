@@ -1,9 +1,12 @@
 """Networks: backbones, heads that grow, and the two together."""
 
+import copy
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .heads import BiasCorrectedHead, CosineHead, Head, LinearHead, Outputs
 from .resnet import ResNet, resnet18, resnet20, resnet32
@@ -21,7 +24,7 @@ HEADS: dict[str, type[Head]] = {
     "bias_corrected": BiasCorrectedHead,
 }
 
-__all__ = ["BACKBONES", "HEADS", "Head", "IncrementalNet", "Outputs", "build"]
+__all__ = ["BACKBONES", "HEADS", "Head", "IncrementalNet", "Outputs", "build", "folded"]
 
 
 class IncrementalNet(nn.Module):
@@ -57,11 +60,13 @@ class IncrementalNet(nn.Module):
             pixels = _centre(pixels, self.input_size)
         normalised = (pixels.to(self.mean.dtype) - self.mean) / self.std
         features: Tensor = self.backbone(normalised)
-        return features
+        return features.to(self.mean.dtype)  # under autocast too: in bf16 two cosines would rarely differ
 
     def forward(self, pixels: Tensor) -> Outputs:
         """Pixels (n, c, h, w), uint8 or floating, in grey levels 0..255, to outputs."""
-        outputs: Outputs = self.head(self.features(pixels))
+        features = self.features(pixels)
+        with torch.autocast(features.device.type, enabled=False):
+            outputs: Outputs = self.head(features)
         return outputs
 
 
@@ -89,5 +94,21 @@ def build(
     """
     body = BACKBONES[backbone](channels)
     net = IncrementalNet(body, HEADS[head](body.features), mean, std, input_size)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
+    return net
+
+
+def folded(net: IncrementalNet) -> IncrementalNet:
+    """A frozen copy for evaluation, whose batch normalisation is part of the convolutions; equal but for rounding.
+
+    For the backbones of :data:`BACKBONES`: wherever one of their modules has a batch normalisation right after a
+    convolution, it is applied to the convolution's result.
+    """
+    net = copy.deepcopy(net).eval().requires_grad_(False)
+    for module in [*net.backbone.modules()]:
+        for (name, first), (after, second) in itertools.pairwise([*module.named_children()]):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(first, second))
+                setattr(module, after, nn.Identity())
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
     return net
