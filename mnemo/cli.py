@@ -1,11 +1,15 @@
 """The command line. Nothing heavy is imported before a command needs it, so that help is there at once."""
 
+import contextlib
+import dataclasses
 import importlib.metadata
+import re
 import shlex
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,6 +18,10 @@ from typer.core import TyperGroup
 
 from .files import InputError
 
+if TYPE_CHECKING:
+    from .tasks import Task
+
+SEED = 1993
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -29,6 +37,8 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except InputError as error:
+            for note in getattr(error, "__notes__", []):  # the traceback of a worker that nobody foresaw
+                errors.print(note, markup=False)
             _fail(str(error))
         except OSError as error:
             _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
@@ -70,12 +80,25 @@ def _common(
 @app.command()
 def run(
     protocol: Annotated[str, typer.Argument(help="A name from `mnemo list`, or the path of a TOML file.")] = "digits",
-    strategy: Annotated[str, typer.Option("--strategy", "-s", help="A name from `mnemo list`.")] = "mnemonics",
+    strategy: Annotated[
+        str, typer.Option("--strategy", "-s", metavar="NAME[,NAME...]", help="A name from `mnemo list`, or several.")
+    ] = "mnemonics",
     data_dir: DataDir = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/PROTOCOL-STRATEGY-SEED")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of the run, or of the folders STRATEGY-SEED of several.",
+            show_default="runs/PROTOCOL-STRATEGY-SEED, or runs/PROTOCOL for several",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the class order and of all that is drawn.")] = 1993,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the class order and of all that is drawn.", show_default=str(SEED))
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEED,SEED...", help="Several, each a run of its own, side by side.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     settings: Annotated[
         list[str] | None,
@@ -101,35 +124,121 @@ def run(
     `mnemo run cifar100-b50-n5 --strategy lucir --set epochs=30 --set per_class=10`
 
     `mnemo run cifar100-b50-n5 --strategy mnemonics --set on=icarl --resume`
-    """
-    from . import console, experiment, machine, protocols, report
 
+    `mnemo run digits --strategy lucir,mnemonics --seeds 1993,1,2` - six runs side by side, and a report of all
+    """
+    from . import protocols
+    from .tasks import Task, combinations
+
+    strategies, numbers = _strategies(strategy), _seeds(seed, seeds)
     values = dict(_setting(text) for text in settings or [])
+    if base is not None and len(numbers) > 1:
+        raise InputError("--base: a base network belongs to one seed; give one")
     chosen = protocols.load(protocol)
-    folder = out or Path("runs") / f"{chosen.name}-{strategy}-{seed}"
-    prepared = experiment.prepare(
-        chosen,
-        strategy,
-        values,
-        seed=seed,
-        data_dir=data_dir,
-        device=device,
-        command=shlex.join(["mnemo", *sys.argv[1:]]),
-    )
+    several = len(strategies) * len(numbers) > 1
+    folder = out or Path("runs") / (chosen.name if several else f"{chosen.name}-{strategies[0]}-{numbers[0]}")
+    command = shlex.join(["mnemo", *sys.argv[1:]])
+    task = Task(chosen, strategies[0], numbers[0], folder, values, data_dir, device, base, resume, command)
+    if several:
+        tasks = combinations(task, strategies, numbers)
+        given = [(_setting(text)[0], text) for text in settings or []]
+        tasks = [dataclasses.replace(each, command=_command(protocol, each, given)) for each in tasks]
+        _run_side_by_side(tasks, folder, quiet)
+    else:
+        _run_alone(task, quiet)
+
+
+def _run_alone(task: "Task", quiet: bool) -> None:
+    from . import console, experiment, machine, report
+
+    prepared = task.prepare(task.device)
     machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
-    try:
+    with _resumable(task.folder):
         with console.Display(prepared, quiet) as display:
-            for event in experiment.execute(prepared, folder, resume=resume, base=base):
+            for event in experiment.execute(prepared, task.folder, resume=task.resume, base=task.base):
                 display.show(event)
-        page = report.write([prepared.run], folder)
-    except KeyboardInterrupt:
-        _fail(f"interrupted; go on with --resume ({folder})", 130)
+        page = report.write([prepared.run], task.folder)
     if not quiet:
         console.summary(prepared.run, page)
 
 
+def _run_side_by_side(tasks: Sequence["Task"], out: Path, quiet: bool) -> None:
+    from . import console, record, report, side_by_side
+    from .tasks import plan
+
+    plans = plan(tasks)
+    out.mkdir(parents=True, exist_ok=True)
+    with _resumable(out):
+        with console.SideBySide(plans, quiet) as display, contextlib.closing(side_by_side.execute(plans)) as told:
+            for name, message in told:
+                display.show(name, message)
+        runs = [record.load(task.folder) for task in tasks]
+        page = report.write(runs, out)
+    if not quiet:
+        console.comparison(runs, page)
+
+
+@contextlib.contextmanager
+def _resumable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail(f"interrupted; go on with --resume ({folder})", 130)
+
+
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _strategies(text: str) -> list[str]:
+    names = _items("--strategy", text)
+    _refuse_twice("--strategy", text, names)
+    return names
+
+
+def _seeds(seed: int | None, seeds: str | None) -> list[int]:
+    if seeds is None:
+        return [SEED if seed is None else seed]
+    if seed is not None:
+        raise InputError("--seed and --seeds: give one of them")
+    items = _items("--seeds", seeds)
+    for item in items:
+        if not re.fullmatch("[0-9]{1,10}", item) or int(item) >= 2**32:
+            raise InputError(f"--seeds {seeds}: {item} is not a whole number between 0 and {2**32 - 1}")
+    numbers = [int(item) for item in items]
+    _refuse_twice("--seeds", seeds, numbers)
+    return numbers
+
+
+def _items(option: str, text: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")]
+    if "" in items:
+        raise InputError(f"{option} {text}: there is an empty item between commas")
+    return items
+
+
+def _refuse_twice(option: str, text: str, items: Sequence[object]) -> None:
+    if twice := [item for item in items if items.count(item) > 1]:
+        raise InputError(f"{option} {text}: {twice[0]} comes twice")
+
+
+def _command(protocol: str, task: "Task", given: Sequence[tuple[str, str]]) -> str:
+    """The command that repeats one of several runs alone.
+
+    Args:
+        given: names of settings, with what was written after ``--set``.
+    """
+    options = [
+        ("--strategy", task.strategy),
+        ("--seed", task.seed),
+        ("--out", task.folder),
+        ("--data-dir", task.data_dir),
+        ("--device", task.device),
+        ("--base", task.base),
+        *(("--set", text) for key, text in given if key in task.values),
+    ]
+    flags = [part for option, value in options if value is not None for part in (option, str(value))]
+    return shlex.join(["mnemo", "run", protocol, *flags])
 
 
 def _setting(text: str) -> tuple[str, Any]:

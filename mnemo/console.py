@@ -1,31 +1,40 @@
-"""What a person sees in the terminal while a run goes on, and after it."""
+"""What a person sees in the terminal while a run goes on, or several, and afterwards."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
 from .datasets import Available
 from .experiment import Experiment
-from .learner import EpochDone, Event, PhaseDone
+from .learner import EpochDone, Event
+from .messages import Finished, Message, PhaseResult, Started, Starting
 from .record import Run
+from .report.summary import Estimate, gather
+from .side_by_side import workers
+from .tasks import Plan
 
 console = Console(highlight=False)
 
 
 class _TimeLeft(ProgressColumn):
-    """Time left, from the work done since this process began."""
+    """Time left, from the work done since this process began; the time that it took once it is over."""
 
     def __init__(self) -> None:
         super().__init__(table_column=Column(no_wrap=True))  # in a narrow terminal the bar gives way, not the time
 
     def render(self, task: Task) -> Text:
-        return Text(_time_left(task), style="cyan")
+        if task.start_time is None:
+            return Text()
+        if task.stop_time is not None:
+            return Text(f"took {_clock(task.stop_time - task.start_time)}", style="cyan")
+        return Text(f"{_time_left(task)} left", style="cyan")
 
 
 def _time_left(task: Task) -> str:
@@ -40,6 +49,115 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
+class _Bar(BarColumn):
+    """Without rich's pulse in what has not begun: that waits."""
+
+    def render(self, task: Task) -> ProgressBar:
+        bar = super().render(task)
+        bar.pulse = False
+        return bar
+
+
+def _live(quiet: bool, *before: ProgressColumn, transient: bool) -> Progress:
+    return Progress(
+        *before,
+        TextColumn("{task.description}"),
+        _Bar(bar_width=24),
+        TextColumn("[progress.percentage]{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
+        _TimeLeft(),
+        console=console,
+        transient=transient,
+        disable=quiet or not console.is_terminal,
+    )
+
+
+class _Row:
+    """The live line of one run, and its plain lines where there is no terminal.
+
+    Args:
+        progress: where the live line is.
+        phases: of the run.
+        work: for each phase and stage; see :meth:`mnemo.experiment.Experiment.work`.
+        name: what its lines begin with.
+    """
+
+    def __init__(self, progress: Progress, phases: int, work: Mapping[tuple[int, str], float], name: str = "") -> None:
+        self._progress, self._phases, self._work, self._name = progress, phases, work, name
+        self._id = progress.add_task("waiting", start=False, total=sum(work.values()), already=None, name=name)
+        self._started = self._last_line = time.monotonic()
+
+    def wait_for_process(self) -> None:
+        """It will begin soon."""
+        self._progress.update(self._id, description="starting")
+
+    def begin(self) -> None:
+        """From now on time counts."""
+        self._started = self._last_line = time.monotonic()
+        self._progress.start_task(self._id)
+        self._progress.update(self._id, description="starting")
+
+    def epoch(self, event: EpochDone, *shown: str) -> None:
+        """An epoch is done; of what it shows the values named ``shown`` are on the live line, by default all."""
+        done = self._done(event)
+        task = self._task
+        if task.fields["already"] is None:  # what a resumed run found done was not done in this process's time
+            share = self._work.get((event.phase, event.stage), 0) / event.epochs
+            self._progress.update(self._id, already=done - share)
+        text = self._text(event, shown or tuple(event.shown))
+        self._progress.update(self._id, description=text, completed=done)
+        if not console.is_terminal and time.monotonic() - self._last_line > 30:
+            self._last_line = time.monotonic()
+            self._line(f"{self._text(event, tuple(event.shown))}  {_time_left(task)} left")
+
+    def phase(self, result: PhaseResult) -> None:
+        """A line that stays: a phase is done."""
+        line = f"phase {result.phase + 1}/{self._phases}  accuracy [bold]{result.accuracy:5.1f}[/] %"
+        for name, accuracy in result.others.items():
+            line += f"  ({name.replace('_', ' ')} {accuracy:.1f} %)"
+        line += f"  first classes {result.first_classes:5.1f} %"
+        if result.exemplars:
+            line += f"  {result.exemplars} exemplars"
+        if result.moved is not None:
+            line += f" moved {result.moved:.1f} grey levels"
+        self._timed_line(line)
+
+    def finish(self, result: Finished) -> None:
+        """The run is complete; the live line stays as it is now."""
+        text = f"{'complete already, ' if result.earlier else ''}average accuracy [bold]{result.average:.1f}[/] %"
+        total = self._task.total or 1.0
+        self._progress.update(self._id, description=text, completed=total, total=total, already=total)
+        if not result.earlier:
+            self._progress.stop_task(self._id)
+        if not console.is_terminal:
+            self._line(text)
+
+    @property
+    def _task(self) -> Task:
+        return self._progress.tasks[self._id]
+
+    def _done(self, event: EpochDone) -> float:
+        before = 0.0
+        for (phase, stage), work in self._work.items():
+            if (phase, stage) == (event.phase, event.stage):
+                return before + work * (event.epoch + 1) / event.epochs
+            before += work
+        return before
+
+    def _text(self, event: EpochDone, shown: Sequence[str]) -> str:
+        values = "  ".join(_value(name, value) for name, value in event.shown.items() if name in shown)
+        stage = event.stage.replace("_", " ")
+        return f"phase {event.phase + 1}/{self._phases}  {stage} {event.epoch + 1}/{event.epochs}  {values}"
+
+    def _timed_line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        self._line(f"{text}  [dim]{_clock(self._last_line - self._started)}[/]")
+
+    def _line(self, text: str) -> None:
+        """One line of a file stays one line, however long it is."""
+        name = f"{self._name}  " if self._name else ""
+        console.print(name + text, soft_wrap=not console.is_terminal)
+
+
 class Display:
     """A line for every phase that is done, and a live one for what is under way.
 
@@ -52,28 +170,17 @@ class Display:
 
     def __init__(self, experiment: Experiment, quiet: bool = False) -> None:
         self._experiment, self._quiet = experiment, quiet
-        self._work = experiment.work()
-        self._started = self._last_line = time.monotonic()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("[progress.percentage]{task.percentage:>3.0f} %"),
-            _TimeLeft(),
-            TextColumn("left"),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
-        self._task = self._progress.add_task("starting", total=sum(self._work.values()), already=None)
+        self._progress = _live(quiet, transient=True)
+        self._row = _Row(self._progress, len(experiment.run.phase_classes), experiment.work())
 
     def __enter__(self) -> "Display":
         run = self._experiment.run
         if not self._quiet:
-            phases = len(run.phase_classes)
             console.print(
                 f"[bold]{run.strategy}[/] on [bold]{run.protocol}[/], seed {run.seed}, {run.device}: "
-                f"{len(run.class_order)} classes in {phases} phase{'s' * (phases != 1)}"
+                f"{len(run.class_order)} classes in {_count(len(run.phase_classes), 'phase')}"
             )
+        self._row.begin()
         self._progress.start()
         return self
 
@@ -84,59 +191,93 @@ class Display:
         """Show what an event says."""
         if self._quiet:
             return
-        if isinstance(event, PhaseDone):
-            self._phase_line(event)
+        if isinstance(event, EpochDone):
+            self._row.epoch(event)
         else:
-            self._advance(event)
+            self._row.phase(PhaseResult.of(event.phase, self._experiment.run))
 
-    def _advance(self, event: EpochDone) -> None:
-        done = self._done(event)
-        task = self._progress.tasks[self._task]
-        if task.fields["already"] is None:  # what a resumed run found done was not done in this process's time
-            share = self._work.get((event.phase, event.stage), 0) / event.epochs
-            self._progress.update(self._task, already=done - share)
-        values = "  ".join(_value(name, value) for name, value in event.shown.items())
-        text = (
-            f"phase {event.phase + 1}/{len(self._experiment.run.phase_classes)}  "
-            f"{event.stage.replace('_', ' ')} {event.epoch + 1}/{event.epochs}  {values}"
-        )
-        self._progress.update(self._task, description=text, completed=done)
-        if not console.is_terminal and time.monotonic() - self._last_line > 30:
-            self._last_line = time.monotonic()
-            self._line(f"{text}  {_time_left(task)} left")
 
-    def _done(self, event: EpochDone) -> float:
-        before = 0.0
-        for (phase, stage), work in self._work.items():
-            if (phase, stage) == (event.phase, event.stage):
-                return before + work * (event.epoch + 1) / event.epochs
-            before += work
-        return before
+class SideBySide:
+    """A live line for every run, also for those that wait and those that are complete.
 
-    def _phase_line(self, event: PhaseDone) -> None:
-        run = self._experiment.run
-        other = "nearest_mean" if run.classifier == "head" else "head"
-        line = f"phase {event.phase + 1}/{len(run.phase_classes)}  accuracy [bold]{run.phase_accuracy[-1]:5.1f}[/] %"
-        if other in run.by_classifier:
-            line += f"  ({other.replace('_', ' ')} {run.by_classifier[other].phase_accuracy[-1]:.1f} %)"
-        line += f"  first classes {run.accuracy[-1][0]:5.1f} %"
-        if run.exemplars.count:
-            line += f"  {run.exemplars.count} exemplars"
-        if run.exemplars.rms_displacement is not None:
-            line += f" moved {run.exemplars.rms_displacement:.1f} grey levels"
-        self._last_line = time.monotonic()
-        self._line(f"{line}  [dim]{_clock(self._last_line - self._started)}[/]")
+    Without a terminal there are the plain lines of :class:`Display`, each of which begins with its run's name.
 
-    @staticmethod
-    def _line(text: str) -> None:
-        """One line of a file stays one line, however long it is."""
-        console.print(text, soft_wrap=not console.is_terminal)
+    Args:
+        plans: of the runs that will be shown.
+        quiet: show nothing.
+    """
+
+    def __init__(self, plans: Sequence[Plan], quiet: bool = False) -> None:
+        self._plans, self._quiet = plans, quiet
+        self._progress = _live(quiet, TextColumn("[bold]{task.fields[name]}[/]"), transient=False)
+        self._rows = {plan.task.name: _Row(self._progress, plan.phases, plan.work, plan.task.name) for plan in plans}
+
+    def __enter__(self) -> "SideBySide":
+        first = self._plans[0]
+        strategies = ", ".join(dict.fromkeys(plan.task.strategy for plan in self._plans))
+        if not self._quiet:
+            console.print(
+                f"[bold]{strategies}[/] on [bold]{first.task.protocol.name}[/], {first.device}: "
+                f"{_count(len(self._plans), 'run')}, {workers(self._plans)} at once",
+                soft_wrap=not console.is_terminal,
+            )
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, name: str, message: Message) -> None:
+        """Show what the run ``name`` tells."""
+        if self._quiet:
+            return
+        row = self._rows[name]
+        if isinstance(message, Starting):
+            row.wait_for_process()
+        elif isinstance(message, Started):
+            row.begin()
+        elif isinstance(message, EpochDone):
+            row.epoch(message, "loss")
+        elif isinstance(message, Finished):
+            row.finish(message)
+        elif not console.is_terminal:
+            row.phase(message)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _value(name: str, value: float) -> str:
     if name == "accuracy":
         return f"accuracy {value:.1f} %"
     return f"{name} {value:.0f}" if float(value).is_integer() else f"{name} {value:.3f}"
+
+
+def comparison(runs: Sequence[Run], page: Path) -> None:
+    """A line for every strategy with means over seeds, and where the report is."""
+    table = Table(title=f"{runs[0].protocol}: {_seeds(runs)}", title_justify="left")
+    table.add_column("strategy")
+    for name in ("average accuracy", "last accuracy", "forgetting rate"):
+        table.add_column(name, justify="right")
+    for group in (group for each in gather(runs) for group in each.groups):
+        figures = (group.average_incremental_accuracy, group.last_accuracy, group.forgetting_rate)
+        table.add_row(group.name, *map(_estimate, figures))
+    console.print(table)
+    console.print(f"report: {page}", soft_wrap=True)
+
+
+def _seeds(runs: Sequence[Run]) -> str:
+    seeds = [str(seed) for seed in dict.fromkeys(run.seed for run in runs)]
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    return f"mean and sample standard deviation over seeds {', '.join(seeds)}"
+
+
+def _estimate(figure: Estimate | None) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure.mean:.2f}" + ("" if figure.spread is None else f" ± {figure.spread:.2f}")
 
 
 def summary(run: Run, page: Path) -> None:

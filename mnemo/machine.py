@@ -10,6 +10,9 @@ import torch
 
 from .files import InputError
 
+RUNS_ON_A_GPU = 4
+"""At once; more of them would only wait for each other."""
+
 
 def device(name: str) -> torch.device:
     """The device called ``auto``, ``cpu`` or ``cuda``. Raises InputError if it is none of these or is not there."""
@@ -29,6 +32,22 @@ def use_one_thread_if_small(backbone: str) -> None:
     """
     if backbone == "small" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
+
+
+def cores() -> int:
+    """Cores of the processor that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def runs_at_once(device: str, runs: int) -> int:
+    """How many of several runs, each a process, are best under way at once on ``cpu`` or ``cuda``."""
+    return min(runs, RUNS_ON_A_GPU if device == "cuda" else cores())
+
+
+def share_threads(processes: int) -> None:
+    """Let torch use this process's share of the cores among ``processes``; OMP_NUM_THREADS goes before."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, cores() // processes))
 
 
 def peak_memory(device: torch.device) -> int:

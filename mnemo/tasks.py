@@ -1,0 +1,154 @@
+"""Tasks: one run of several, and what can be known of it before it begins."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint, experiment, machine, settings
+from .files import InputError
+from .messages import Finished
+from .names import refuse_unknown
+from .protocols import Protocol
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the runs: what :func:`mnemo.experiment.prepare` and :func:`mnemo.experiment.execute` take.
+
+    Attributes:
+        folder: where it is carried out; its name is the run's, and no two may have the same.
+    """
+
+    protocol: Protocol
+    strategy: str
+    seed: int
+    folder: Path
+    values: Mapping[str, Any] = field(default_factory=dict)
+    data_dir: Path | None = None
+    device: str = "auto"
+    base: Path | None = None
+    resume: bool = False
+    command: str = ""
+
+    @property
+    def name(self) -> str:
+        """Such as ``lucir-1993``."""
+        return self.folder.name
+
+    @property
+    def latest(self) -> Path:
+        """The checkpoint that a resumed run goes on from."""
+        return self.folder / "checkpoints" / "latest.safetensors"
+
+    def prepare(self, device: str) -> experiment.Experiment:
+        """The experiment on ``device``."""
+        return experiment.prepare(
+            self.protocol,
+            self.strategy,
+            self.values,
+            seed=self.seed,
+            data_dir=self.data_dir,
+            device=device,
+            command=self.command,
+        )
+
+
+def combinations(common: Task, strategies: Sequence[str], seeds: Sequence[int]) -> list[Task]:
+    """A task for every strategy and seed, in the folder STRATEGY-SEED in that of ``common``.
+
+    Each strategy takes those settings of ``common`` that it or the protocol has.
+
+    Raises InputError, with the nearest names, for an unknown strategy and for a setting that none has.
+    """
+    values = _shared_out(common, strategies)
+    return [
+        replace(common, strategy=name, seed=seed, folder=common.folder / f"{name}-{seed}", values=values[name])
+        for name in strategies
+        for seed in seeds
+    ]
+
+
+def _shared_out(common: Task, strategies: Sequence[str]) -> dict[str, dict[str, Any]]:
+    of_protocol = Protocol.model_fields.keys() - experiment.NO_SETTINGS
+    accepted = {name: of_protocol | settings.defaults(experiment.recipe(name)).keys() for name in strategies}
+    what = f"setting of {' or '.join([common.protocol.name, *strategies])}"
+    refuse_unknown(common.values, set().union(*accepted.values()), what)
+    return {name: {key: common.values[key] for key in common.values if key in accepted[name]} for name in strategies}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A task that has been looked through.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        phases: their number.
+        work: see :meth:`mnemo.experiment.Experiment.work`.
+        finished: not None if there is nothing left to do.
+    """
+
+    task: Task
+    device: str
+    phases: int
+    work: dict[tuple[int, str], float]
+    finished: Finished | None
+
+
+def plan(tasks: Sequence[Task]) -> list[Plan]:
+    """Look through all tasks, so that what is wrong with any is known before the first begins.
+
+    Raises InputError, with the run's name where it is about the run's folder or base network.
+    """
+    device = machine.device(tasks[0].device).type
+    return [_plan(task, device) for task in tasks]
+
+
+def _plan(task: Task, device: str) -> Plan:
+    prepared = task.prepare(device)
+    with named(task):
+        _refuse_another_run(task)
+        _refuse_another_base(task, prepared)
+        phases = len(prepared.stream)
+        work = prepared.work()
+        return Plan(task, device, phases, work, _finished(task, prepared))
+
+
+def _refuse_another_run(task: Task) -> None:
+    if (task.folder.parent / "run.json").exists():
+        raise InputError(f"{task.folder.parent} is itself the folder of a run: --out takes another")
+    if not task.resume and (task.latest.exists() or (task.folder / "run.json").exists()):
+        raise InputError(f"{task.folder} has a run already: --resume goes on with it, --out takes another folder")
+
+
+def _refuse_another_base(task: Task, prepared: experiment.Experiment) -> None:
+    if task.base is None or task.latest.exists():
+        return
+    path = task.base / "checkpoints" / "base.safetensors"
+    theirs, ours = checkpoint.load(path)[1]["base"], experiment.base_identity(prepared)
+    differing = [key for key in ours if theirs.get(key) != ours[key]]
+    if differing:
+        raise InputError(f"{path}: is of another base network: of another {' and '.join(differing)}")
+
+
+def _finished(task: Task, prepared: experiment.Experiment) -> Finished | None:
+    """What there is of a run whose last checkpoint is its end; it must be the same run."""
+    if not task.latest.exists():
+        return None
+    position = checkpoint.load(task.latest)[1]["position"]
+    if position["phase"] < len(prepared.stream):
+        return None
+    for _ in experiment.execute(prepared, task.folder, resume=True):
+        pass  # there is nothing to do but to compare settings
+    return Finished(prepared.run.average_incremental_accuracy or 0.0, earlier=True)
+
+
+@contextmanager
+def named(task: Task) -> Iterator[None]:
+    """Put the run's name before what an InputError says."""
+    try:
+        yield
+    except InputError as error:
+        error.args = (f"{task.name}: {error}",)
+        raise
