@@ -43,6 +43,7 @@ def test_the_record_says_where_it_comes_from(record, out):
 def test_every_variant_has_its_samples(record, name):
     for variant in record["sections"][name]["variants"].values():
         assert len(variant["seconds"]) == len(variant["work"]) == record["repeats"]
+        assert len(variant["processor_seconds"]) == record["repeats"]
         assert all(seconds > 0 for seconds in variant["seconds"])
         assert variant["median_seconds"] == statistics.median(variant["seconds"])
 

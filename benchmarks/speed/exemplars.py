@@ -98,8 +98,8 @@ def _resized(some: Images, side: int) -> Images:
 
 
 def _hypergradient(net: IncrementalNet, pixels: Tensor, labels: Tensor, outer: Images, kind: str, steps: int) -> Step:
-    level, way = ("head", "unrolled") if kind == "head" else ("network", kind)
-    settings = Bilevel(level=level, way=way, inner_steps=steps)  # type: ignore[arg-type]
+    level: Any = {"level": "head"} if kind == "head" else {"level": "network", "way": kind}
+    settings = Bilevel(inner_steps=steps, **level)
 
     def run() -> Tensor:
         draw = torch.Generator().manual_seed(0)

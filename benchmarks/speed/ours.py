@@ -73,6 +73,4 @@ def augmented(augmentation: Augmentation, pixels: Tensor, generator: torch.Gener
     """A batch (n, c, h, w), each image varied at random."""
     _, channels, height, width = pixels.shape
     drawn = augmentation.draw(len(pixels), (channels, height, width), generator)
-    if callable(drawn):
-        return drawn(pixels)
     return augmentation.apply(pixels, drawn.to(pixels.device))

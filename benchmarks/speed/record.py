@@ -76,6 +76,7 @@ def _variant(variant: Variant) -> dict[str, Any]:
         "unit": variant.unit,
         "seconds": [seconds for seconds, _ in variant.samples],
         "work": [work for _, work in variant.samples],
+        "processor_seconds": variant.processor_seconds,
         "median_seconds": variant.seconds,
     }
     if variant.unit != "s":

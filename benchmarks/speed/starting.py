@@ -12,7 +12,7 @@ from .options import Options
 from .section import Section
 from .timing import Variant, interleave
 
-QUICK = ("epochs=1", "exemplar_epochs=1", "adjust_epochs=1", "inner_steps=1", "fine_tune_epochs=1")
+QUICK = ("base_classes=8", "epochs=1", "exemplar_epochs=1", "adjust_epochs=1", "inner_steps=1", "fine_tune_epochs=1")
 
 
 def measure(options: Options) -> Section:

@@ -1,5 +1,6 @@
 """What a run shows in the terminal."""
 
+import statistics
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -36,7 +37,7 @@ def _figure(figure: object) -> str:
 def _variants(section: Section) -> Table:
     table = Table(title=section.title, title_justify="left", title_style="bold")
     table.add_column("variant")
-    for column in ("rate", "s a call", "least", "most", "peak MiB"):
+    for column in ("rate", "s a call", "least", "most", "of processor", "peak MiB"):
         table.add_column(column, justify="right")
     for variant in section.variants:
         table.add_row(variant.name, *_cells(variant))
@@ -47,7 +48,8 @@ def _cells(variant: Variant) -> list[str]:
     seconds = [seconds for seconds, _ in variant.samples]
     rate = "" if variant.unit == "s" else _rate(variant)
     peak = f"{variant.peak:.0f}" if variant.peak_mib else ""
-    return [rate, *(f"{value:.3g}" for value in (variant.seconds, min(seconds), max(seconds))), peak]
+    processor = statistics.median(variant.processor_seconds)
+    return [rate, *(f"{value:.3g}" for value in (variant.seconds, min(seconds), max(seconds), processor)), peak]
 
 
 def _rate(variant: Variant) -> str:

@@ -28,6 +28,8 @@ class Variant:
         note: what a reader must know about it.
         warm_up: done once beforehand, in place of ``run``.
         samples: seconds and work of each call.
+        processor_seconds: time of the processor in each call, of this process and all its threads; where it is far
+            below the seconds of a variant without workers, the machine was busy with something else.
         peak_mib: the most memory that it took beyond what was there before, in processes of their own.
     """
 
@@ -38,6 +40,7 @@ class Variant:
     note: str = ""
     warm_up: Callable[[], object] | None = None
     samples: list[Timed] = field(default_factory=list)
+    processor_seconds: list[float] = field(default_factory=list)
     peak_mib: list[float] = field(default_factory=list)
 
     @property
@@ -67,7 +70,9 @@ def interleave(variants: Sequence[Variant], repeats: int, device: torch.device) 
         (variant.warm_up or variant.run)()
     for _ in range(repeats):
         for variant in variants:
+            before = time.process_time()
             variant.samples.append(_sample(variant, device))
+            variant.processor_seconds.append(time.process_time() - before)
 
 
 def _sample(variant: Variant, device: torch.device) -> Timed:
