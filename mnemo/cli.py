@@ -149,8 +149,9 @@ def run(
 
 
 def _run_alone(task: "Task", quiet: bool) -> None:
-    from . import console, experiment, machine, report
+    from . import console, engine, experiment, machine, report
 
+    engine.keep_freed_memory()
     prepared = task.prepare(task.device)
     machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
     with _resumable(task.folder):

@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from . import experiment, machine
+from . import engine, experiment, machine
 from .files import InputError
 from .learner import EpochDone
 from .messages import Failed, Finished, Message, PhaseResult, Started, Starting
@@ -167,6 +167,7 @@ def _work(task: Task, device: str, most: int, messages: Connection) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         messages.send(Started())
+        engine.keep_freed_memory()
         machine.share_threads(most)
         for message in _carry_out(task, device):
             messages.send(message)

@@ -2,6 +2,9 @@
 
 import copy
 import dataclasses
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -206,6 +209,32 @@ def test_where_recording_fails_steps_are_taken_one_by_one(monkeypatch):
     _, plain = situation(lucir, CropAndFlip(1, True))
     assert train(stage, plain, 2) == shown
     assert_same_weights(failed.net, plain.net, 0)
+
+
+# Memory
+
+
+def test_freed_memory_is_kept():
+    code = """
+import resource, torch
+from mnemo import engine
+
+def faults(count):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        torch.ones(16_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults(10)
+engine.keep_freed_memory()
+faults(1)
+print(given_back, faults(10))
+"""
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    given_back, kept = map(int, told.split())
+    assert kept < given_back / 2
 
 
 # On a GPU
