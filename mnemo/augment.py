@@ -70,12 +70,12 @@ class CropAndFlip:
 def _source_pixels(draws: Tensor, height: int, width: int, padding: int) -> Tensor:
     """For each pixel of the result, its index among all pixels of the padded batch: int64 (count * height * width,)."""
     top, left, mirrored = draws.split(1, dim=1)
-    rows = top + torch.arange(height, device=draws.device)
-    columns = torch.arange(width, device=draws.device)
-    columns = left + torch.where(mirrored.bool(), width - 1 - columns, columns)
     padded_height, padded_width = height + 2 * padding, width + 2 * padding
-    first = torch.arange(len(draws), device=draws.device).view(-1, 1, 1) * (padded_height * padded_width)
-    source: Tensor = first + rows.unsqueeze(2) * padded_width + columns.unsqueeze(1)
+    rows, columns = (torch.arange(side, device=draws.device) for side in (height, width))
+    columns = left + torch.where(mirrored.bool(), width - 1 - columns, columns)
+    image = torch.arange(len(draws), device=draws.device).unsqueeze(1) * (padded_height * padded_width)
+    first = image + (top + rows) * padded_width
+    source: Tensor = first.unsqueeze(2) + columns.unsqueeze(1)
     return source.flatten()
 
 
