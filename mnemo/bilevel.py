@@ -10,15 +10,19 @@ Every way of computing it has the same signature. ``unrolled`` and ``reverse`` a
 first holds all steps in memory, the second one step and T sets of parameters, for about one more pass a step.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 Parameters = Mapping[str, Tensor]
-InnerLoss = Callable[[Parameters, Tensor, int], Tensor]
-"""(parameters, exemplars, step) to a scalar. Called again with the same step it must draw the same randomness."""
+InnerLoss = Callable[[Parameters, Tensor, int], Tensor | Iterable[Tensor]]
+"""(parameters, exemplars, step) to a scalar, or to parts of which it is the sum.
+
+Called again with the same step it must draw the same randomness. ``reverse`` takes parts one after the other, so that
+an iterator which computes each when it is asked for bounds the memory by that of a part.
+"""
 OuterLoss = Callable[[Parameters], Tensor]
 
 
@@ -65,7 +69,7 @@ def unrolled(
     exemplars = exemplars.detach().requires_grad_()
     theta = _leaves(parameters)
     for step in range(steps):
-        theta = _descend(theta, _gradients(inner(theta, exemplars, step), theta, create_graph=True), lr)
+        theta = _descend(theta, _gradients(_sum(inner(theta, exemplars, step)), theta, create_graph=True), lr)
     loss = outer(theta)
     (gradient,) = torch.autograd.grad(loss, exemplars)
     return Hypergradient(loss.detach(), gradient)
@@ -84,18 +88,29 @@ def reverse(
     exemplars = exemplars.detach().requires_grad_()
     path = [_leaves(parameters)]
     for step in range(steps):
-        gradients = _gradients(inner(path[-1], exemplars.detach(), step), path[-1])
-        path.append(_leaves(_descend(path[-1], gradients, lr)))
+        reached: Parameters = path[-1]
+        for part in _parts(inner(path[-1], exemplars.detach(), step)):
+            reached = _descend(reached, _gradients(part, path[-1]), lr)
+        path.append(_leaves(reached))
     loss = outer(path[-1])
     adjoint = _gradients(loss, path.pop())
     total = torch.zeros_like(exemplars)
     for step in reversed(range(steps)):
-        theta = path.pop()
-        gradients = _gradients(inner(theta, exemplars, step), theta, create_graph=True)
-        mixed, hessian_products = _products(gradients, adjoint, exemplars, theta)
-        total -= lr * mixed
-        adjoint = _descend(adjoint, hessian_products, lr)
+        theta, after = path.pop(), adjoint
+        for part in _parts(inner(theta, exemplars, step)):
+            gradients = _gradients(part, theta, create_graph=True)
+            mixed, hessian_products = _products(gradients, after, exemplars, theta)
+            total -= lr * mixed
+            adjoint = _descend(adjoint, hessian_products, lr)
     return Hypergradient(loss.detach(), total)
+
+
+def _parts(loss: Tensor | Iterable[Tensor]) -> Iterable[Tensor]:
+    return [loss] if isinstance(loss, Tensor) else loss
+
+
+def _sum(loss: Tensor | Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(_parts(loss))).sum()
 
 
 def _products(

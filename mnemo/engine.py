@@ -95,15 +95,16 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep large blocks that were freed, for the whole process; on Linux with glibc, else nothing.
+    """Let the C library keep what is freed, for the whole process; on Linux with glibc, else nothing is done.
 
-    By default it returns every block of more than some 32 MB to the system and asks for it again, and a training step
-    on a CPU then takes tens of thousands of page faults. It is for whoever owns the process.
+    By default it returns the end of its heap to the system whenever more than some 64 MB are free there and asks for it
+    again, and a training step on a CPU then takes tens of thousands of page faults. Blocks of 32 MB and more still go
+    back one by one: kept, they would leave holes. It is for whoever owns the process.
     """
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return  # another C library
-    mallopt(mmap_max, 0)
+    mallopt(mmap_threshold, 32 * 2**20)  # the greatest that it takes
     mallopt(trim_threshold, 2**31 - 1)

@@ -52,6 +52,7 @@ class Bilevel:
         way: how the gradient goes back through them: ``reverse`` or ``unrolled``; the result is the same.
         inner_steps, inner_lr: plain gradient descent on exemplars.
         inner_batch: exemplars an update, at most.
+        inner_part: exemplars whose graph of derivatives is held at once, at most; it decides memory, not the result.
         outer_batch: images on which the outer loss is measured.
         pixel_step: root mean square of an update, in grey levels, over the pixels of the batch.
         pixel_decay: factor on ``pixel_step`` after each fifth of the epochs; the paper's is 0.5.
@@ -65,6 +66,7 @@ class Bilevel:
     inner_steps: PositiveInt = 10
     inner_lr: PositiveFloat = 0.01
     inner_batch: PositiveInt = 200
+    inner_part: PositiveInt = 50
     outer_batch: PositiveInt = 256
     pixel_step: PositiveFloat = 0.25
     pixel_decay: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -144,9 +146,13 @@ class BilevelStep:
         if self.settings.level == "head":
             return self._through_head(exemplars, labels, queries, targets, draws[0])
 
-        def inner(theta: Parameters, pixels: Tensor, step: int) -> Tensor:
-            views = self.augmentation.apply(pixels, draws[step])
-            return F.cross_entropy(functional_call(self.net, dict(theta), (views,)).logits, labels)
+        def inner(theta: Parameters, pixels: Tensor, step: int) -> Iterator[Tensor]:
+            # With running statistics an image's loss does not depend on its neighbours: the mean is a sum of parts.
+            size = self.settings.inner_part
+            for some, y, draw in zip(pixels.split(size), labels.split(size), draws[step].split(size), strict=True):
+                views = self.augmentation.apply(some, draw)
+                logits = functional_call(self.net, dict(theta), (views,)).logits
+                yield F.cross_entropy(logits, y, reduction="sum") / len(labels)
 
         def loss(theta: Parameters) -> Tensor:
             return F.cross_entropy(functional_call(self.net, dict(theta), (queries,)).logits, targets)

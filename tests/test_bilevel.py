@@ -16,6 +16,16 @@ WAYS = sorted(bilevel.WAYS.items())
 
 
 @pytest.mark.parametrize(("name", "way"), WAYS)
+def test_parts_of_the_inner_loss_are_a_matter_of_memory(name, way):
+    problem = small_problem(images=7)
+    whole = hypergradient(*problem, way=name, inner_part=7)
+    for size in (1, 3, 100):
+        loss, gradient = hypergradient(*problem, way=name, inner_part=size)
+        torch.testing.assert_close(loss, whole.loss)
+        torch.testing.assert_close(gradient, whole.gradient)
+
+
+@pytest.mark.parametrize(("name", "way"), WAYS)
 @pytest.mark.parametrize("steps", [1, 3, 7])
 def test_quadratic_with_a_known_answer(name, way, steps):
     # inner 1/2 |theta - e|^2 gives theta_T = e + (1 - lr)^T (theta_0 - e); outer 1/2 |theta_T - target|^2 has

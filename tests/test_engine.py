@@ -222,7 +222,8 @@ from mnemo import engine
 def faults(count):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(count):
-        torch.ones(16_000_000)
+        blocks = [torch.ones(2_000_000) for _ in range(20)]
+        del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 given_back = faults(10)

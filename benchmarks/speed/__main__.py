@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mnemo import machine
+from mnemo import engine, machine
 from mnemo.files import InputError
 
 from . import record, tables
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
+    engine.keep_freed_memory()  # as the command does; peers in this process profit from it too
     warnings.filterwarnings("ignore", module="avalanche|pytorchcv|wandb|torchmetrics")
     _measure(options, sections, _command(sys.argv[1:] if argv is None else argv), arguments.out or _out(options))
     return 0

@@ -96,7 +96,7 @@ def measure(options: Options) -> Section:
     with memory.processes(options) as measured:
         for growth in GROWTHS:
             variants = _variants(options, growth)
-            interleave(variants, options.repeats, options.device)
+            interleave(variants, min(options.repeats, 3), options.device)
             for variant, size in zip(variants, _sizes(options, growth), strict=True):
                 arguments = {growth.argument: size, **growth.fixed}
                 variant.peak_mib.append(measured(growth.module, growth.name, **arguments))

@@ -26,8 +26,8 @@ def measure(options: Options) -> Section:
     """Seconds of mnemo's, and of public code's way: classes one by one, images one by one, picks one by one."""
     classes = range(options.pick(images.CLASSES, 4))
     source = images.load(options)
-    train = images.of_classes(source.train, classes, len(classes) * options.pick(500, 20)).to(options.device)
-    test = images.of_classes(source.test, classes, len(classes) * options.pick(100, 4)).to(options.device)
+    train = images.of_classes(source.train, classes, len(classes) * options.pick(100, 20)).to(options.device)
+    test = images.of_classes(source.test, classes, len(classes) * options.pick(20, 4)).to(options.device)
     variants = [*_herding(options, train), *_picks(options, train), *_evaluation(options, train, test)]
     section = Section("herding", f"Herding of {len(classes)} classes, and nearest-mean evaluation", variants)
     interleave(variants, options.repeats, options.device)

@@ -27,15 +27,15 @@ def measure(options: Options) -> Section:
                 "import mnemo.learner", functools.partial(_run, options, [sys.executable, "-c", "import mnemo.learner"])
             ),
         ]
-        if options.quick:
-            for variant in variants:
-                variant.warm_up = _nothing
-        interleave(variants, options.pick(options.repeats, 1), options.device)
+        for variant in variants[: options.pick(1, len(variants))]:
+            variant.warm_up = _nothing
+        interleave(variants[:1], options.pick(min(options.repeats, 3), 1), options.device)
+        interleave(variants[1:], options.pick(options.repeats, 1), options.device)
     return Section("starting", "Whole commands", variants)
 
 
 def _nothing() -> None:
-    """A quick run goes without a warm-up."""
+    """A whole run of the digits, and all of a quick benchmark, go without a warm-up."""
 
 
 def _digits(options: Options, command: list[str], scratch: Path) -> None:

@@ -49,7 +49,7 @@ def measure(options: Options) -> Section:
 
 def phase(options: Options) -> tuple[Images, Images]:
     """New images and exemplars, in about the proportion of the protocol: 5000 to 1000."""
-    total, each = options.batch_size * options.pick(8, 4), options.pick(3, 1)
+    total, each = options.batch_size * options.pick(5, 4), options.pick(2, 1)
     train = images.load(options).train
     exemplars = images.of_classes(train, range(GROUPS[0]), each * GROUPS[0])
     new = images.of_classes(train, range(GROUPS[0], sum(GROUPS)), total - len(exemplars))
