@@ -98,15 +98,15 @@ def _provenance(suite: dict[str, Any], runs: list[record.Run]) -> list[str]:
     ]
 
 
-def write_table(name: str, text: str) -> None:
-    """Put the table between its markers in README; print it where there are none."""
+def write_table(name: str, text: str, page: Path = README) -> None:
+    """Put the table between its markers in a page; print it where there are none."""
     begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    readme = README.read_text(encoding="utf-8") if README.exists() else ""
-    if begin not in readme or end not in readme:
+    old = page.read_text(encoding="utf-8") if page.exists() else ""
+    if begin not in old or end not in old:
         print(text)
         return
-    before, rest = readme.split(begin, 1)
-    README.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
+    before, rest = old.split(begin, 1)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
