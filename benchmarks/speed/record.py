@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemo import machine
+from mnemo.files import write_text
 
 from . import images
 from .options import Options
@@ -91,6 +92,4 @@ def _variant(variant: Variant) -> dict[str, Any]:
 def save(record: dict[str, Any], path: Path) -> None:
     """Write a record, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_text(path, json.dumps(record, indent=1) + "\n")
