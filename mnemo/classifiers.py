@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .compression import unit_features
 from .images import Images
-from .nets import IncrementalNet
+from .nets import IncrementalNet, folded
 
 
 def class_means(net: IncrementalNet, exemplars: Images, mirrors: bool, classes: int) -> Tensor:
@@ -36,13 +36,12 @@ def count_correct(net: IncrementalNet, images: Images, means: Tensor | None, bat
     """How many images each classifier names rightly among all seen classes; features are computed once for both.
 
     Args:
-        net: is evaluated with its running statistics; its mode is left as it was.
+        net: is evaluated with its running statistics.
         images: labelled in order of arrival.
         means: from :func:`class_means`, for ``"nearest_mean"``; None leaves that out.
         batch_size: images at a time.
     """
-    training = net.training
-    net.eval()
+    net = folded(net)
     correct = {"head": torch.zeros((), device=images.labels.device)}
     if means is not None:
         correct["nearest_mean"] = torch.zeros((), device=images.labels.device)
@@ -52,5 +51,4 @@ def count_correct(net: IncrementalNet, images: Images, means: Tensor | None, bat
         if means is not None:
             # means have length 1, so the largest cosine is the smallest distance to the normalised feature
             correct["nearest_mean"] += ((outputs.features @ means.T).argmax(1) == batch.labels).sum()
-    net.train(training)
     return {name: int(count) for name, count in correct.items()}

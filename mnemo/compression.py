@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .images import Images
 from .memory import ranks
-from .nets import IncrementalNet
+from .nets import IncrementalNet, folded
 
 Compressor = Callable[[IncrementalNet, Images, int, torch.Generator], Images]
 
@@ -64,12 +64,9 @@ def herd(features: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def unit_features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) -> Tensor:
-    """Features of length 1 in evaluation mode: pixels (n, c, h, w) to (n, d). Leaves the network's mode as it was."""
-    training = net.training
-    net.eval()
-    features = [F.normalize(net.features(batch)) for batch in pixels.split(batch_size)]
-    net.train(training)
-    return torch.cat(features)
+    """Features of length 1 in evaluation mode: pixels (n, c, h, w) to (n, d)."""
+    net = folded(net)
+    return torch.cat([F.normalize(net.features(batch)) for batch in pixels.split(batch_size)])
 
 
 CHOICES: dict[str, Compressor] = {"herding": herding, "random": random_choice}

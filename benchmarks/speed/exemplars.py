@@ -11,7 +11,7 @@ from mnemo import mnemonics
 from mnemo.augment import CropAndFlip
 from mnemo.images import Images
 from mnemo.mnemonics import Bilevel
-from mnemo.nets import IncrementalNet
+from mnemo.nets import IncrementalNet, folded
 
 from . import images, memory, ours
 from .options import Options
@@ -86,7 +86,7 @@ def step(
         net, pixels = ours.contiguous(net), pixels.contiguous()
         return lambda: class_by_class(net, pixels, exemplars.labels, outer)
     if kind == "batched":
-        net.requires_grad_(False)
+        net = folded(net)
         return lambda: batched(net, pixels, exemplars.labels, outer)
     return _hypergradient(net, pixels, exemplars.labels, outer, kind, steps)
 
@@ -122,7 +122,7 @@ def class_by_class(net: IncrementalNet, pixels: Tensor, labels: Tensor, outer: I
 
 
 def batched(net: IncrementalNet, pixels: Tensor, labels: Tensor, outer: Images) -> Tensor:
-    """The same gradient: one forward of all exemplars; neither queries nor parameters need a gradient."""
+    """The same gradient: one forward of all exemplars; neither queries nor parameters, which are folded, need one."""
     pixels = pixels.detach().requires_grad_()
     with torch.no_grad():
         queries = net.features(outer.pixels)
