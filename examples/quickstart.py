@@ -8,9 +8,10 @@ import torch
 
 from mnemo import datasets, metrics
 from mnemo.augment import CropAndFlip
+from mnemo.exemplars.mnemonics import Bilevel
+from mnemo.exemplars.pixels import PixelSteps
 from mnemo.experiment import statistics
 from mnemo.learner import Learner, PhaseDone, Strategy, run
-from mnemo.mnemonics import Bilevel
 from mnemo.phases import ClassStream, class_order, split_by_class
 from mnemo.settings import FineTuning, Memory, Training
 from mnemo.strategies.finetune import finetune
@@ -57,7 +58,8 @@ def main() -> None:
         "mnemonics": mnemonics(
             training=training,
             memory=Memory(per_class=5, exemplars="random"),
-            bilevel=Bilevel(exemplar_epochs=5, adjust_epochs=5, inner_steps=3),
+            pixels=PixelSteps(exemplar_epochs=5, adjust_epochs=5),
+            bilevel=Bilevel(inner_steps=3),
             fine_tuning=fine_tuning,
         ),
     }

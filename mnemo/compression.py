@@ -1,7 +1,7 @@
-"""Compressors that choose: from a phase's images to a few of them.
+"""Choices: which of a phase's images are kept.
 
-A compressor is a function of a network, a phase's images, how many to keep of each class, and a generator. It returns
-exemplars sorted by label, best first; a class with fewer images gives all it has.
+A choice is a function of a network, a phase's images, how many to keep of each class, and a generator. It returns their
+positions, sorted by label and best first; a class with fewer images gives all it has.
 """
 
 from collections.abc import Callable
@@ -14,28 +14,28 @@ from .images import Images
 from .memory import ranks
 from .nets import IncrementalNet, folded
 
-Compressor = Callable[[IncrementalNet, Images, int, torch.Generator], Images]
+Choice = Callable[[IncrementalNet, Images, int, torch.Generator], Tensor]
 
 
-def random_choice(net: IncrementalNet, images: Images, per_class: int, generator: torch.Generator) -> Images:
+def random_choice(net: IncrementalNet, images: Images, per_class: int, generator: torch.Generator) -> Tensor:
     """A random sample of each class, without repetition."""
-    by_class = shuffled_by_class(images, generator)
-    return by_class.select((ranks(by_class.labels) < per_class).nonzero().squeeze(1))
+    by_class = shuffled_by_class(images.labels, generator)
+    return by_class[ranks(images.labels[by_class]) < per_class]
 
 
-def shuffled_by_class(images: Images, generator: torch.Generator) -> Images:
-    """All images sorted by label, those of a class in random order."""
-    shuffled = images.select(torch.randperm(len(images), generator=generator).to(images.labels.device))
-    return shuffled.select(shuffled.labels.argsort(stable=True))
+def shuffled_by_class(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """All positions in ``labels`` (n,), sorted by label, those of a class in random order."""
+    shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
+    return shuffled[labels[shuffled].argsort(stable=True)]
 
 
-def herding(net: IncrementalNet, images: Images, per_class: int, generator: torch.Generator) -> Images:
+def herding(net: IncrementalNet, images: Images, per_class: int, generator: torch.Generator) -> Tensor:
     """iCaRL's choice (Rebuffi et al., CVPR 2017, algorithm 4): the mean of the chosen stays close to the class mean."""
     features = unit_features(net, images.pixels)
     chosen = []
     for of_class in positions_by_class(images.labels):
         chosen.append(of_class[herd(features[of_class], per_class).to(of_class.device)])
-    return images.select(torch.cat(chosen))
+    return torch.cat(chosen)
 
 
 def positions_by_class(labels: Tensor) -> list[Tensor]:
@@ -69,4 +69,4 @@ def unit_features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) ->
     return torch.cat([F.normalize(net.features(batch)) for batch in pixels.split(batch_size)])
 
 
-CHOICES: dict[str, Compressor] = {"herding": herding, "random": random_choice}
+CHOICES: dict[str, Choice] = {"herding": herding, "random": random_choice}

@@ -59,9 +59,9 @@ class Experiment:
     def work(self) -> dict[tuple[int, str], float]:
         """For each phase and stage about how many images pass through the network; see :class:`mnemo.stages.Stage`."""
         sizes = [self.stream.count(index) for index in range(len(self.stream))]
-        result, seen = {}, 0
+        sample, result, seen = self.stream.sample(), {}, 0
         for index, group in enumerate(self.stream.groups):
-            quota = self.learner.memory.quota(seen + len(group), self.stream.bytes_each)
+            quota = self.learner.memory.expected(seen + len(group), sample)
             old = sum(min(n, quota * len(g)) for n, g in zip(sizes[:index], self.stream.groups, strict=False))
             new = min(sizes[index], quota * len(group))
             for stage in self.learner.strategy.stages:
@@ -108,6 +108,7 @@ def prepare(
     _refuse_slow_precision(settings.flat(arguments), where)
     data = datasets.load(protocol.dataset, data_dir)
     order = class_order(len(data.class_names), seed if protocol.order_seed is None else protocol.order_seed)
+    order = order[: protocol.classes]
     stream = split_by_class(
         data.train,
         data.test,
@@ -115,6 +116,7 @@ def prepare(
         base_classes=protocol.base_classes,
         increment=protocol.increment,
         validation=protocol.validation,
+        increment_images=protocol.increment_images,
         seed=seed,
     )
     learner = _learner(make(**arguments), protocol, stream, where, seed)
@@ -156,7 +158,7 @@ def _refuse_slow_precision(values: Mapping[str, Any], device: torch.device) -> N
 
 def _refuse_missing_means(learner: Learner, stream: ClassStream, name: str) -> None:
     classes = sum(len(group) for group in stream.groups)
-    if learner.strategy.classifier == "nearest_mean" and not learner.memory.quota(classes, stream.bytes_each):
+    if learner.strategy.classifier == "nearest_mean" and not learner.memory.expected(classes, stream.sample()):
         raise InputError(f"{name} predicts by the nearest mean of exemplars, and the budget is too small for any")
 
 
@@ -282,6 +284,8 @@ def _take_over(experiment: Experiment, path: Path) -> None:
     if about["base"] != ours:
         raise InputError(f"{path}: is of another base network: {_difference('base', about['base'], ours)}")
     _restore(experiment, tensors, about)
+    if len(experiment.learner.waypoints) < experiment.learner.strategy.waypoints:
+        raise InputError(f"{path}: its run kept no waypoints; train a base network with the same waypoints setting")
 
 
 def _restore(experiment: Experiment, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from .augment import Augmentation
 from .classifiers import class_means, count_correct
-from .compression import positions_by_class, unit_features
+from .codecs import Codec, Raw
+from .components.scaling_shifting import scale
 from .files import InputError
 from .memory import Budget, ExemplarMemory
 from .nets import IncrementalNet, Outputs, build
 from .phases import ClassStream, Phase
 from .seeds import derive, generator
-from .stages import Loop, Situation, Stage
+from .stages import Loop, Situation, Stage, Train, grow
+
+Transfer = Literal["none", "scaling"]
 
 
 @dataclass(frozen=True)
@@ -28,21 +31,35 @@ class Strategy:
     Attributes:
         stages: in order.
         budget: of the exemplar memory.
+        codec: how it keeps them.
         backbone, head: names in :data:`mnemo.nets.BACKBONES` and :data:`mnemo.nets.HEADS`.
         classifier: by which the strategy predicts.
+        waypoints: networks kept from a phase's own training until the phase ends, evenly spaced over its epochs.
         imprint: new classes' weights start as their mean direction in feature space, not at random.
         from_scratch: every phase starts with a new network.
+        transfer: ``scaling`` freezes the kernels after phase 0 and scales them; see
+            :mod:`mnemo.components.scaling_shifting`.
         nearest_mean: whether the nearest mean of exemplars is evaluated too, where there are exemplars of all classes.
+
+    Raises:
+        InputError: there is nothing to transfer, because every phase starts with a new network.
     """
 
     stages: Sequence[Stage]
     budget: Budget
+    codec: Codec = Raw()
     backbone: str = "resnet32"
     head: str = "linear"
     classifier: Literal["head", "nearest_mean"] = "head"
+    waypoints: int = 0
     imprint: bool = False
     from_scratch: bool = False
+    transfer: Transfer = "none"
     nearest_mean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.from_scratch and self.transfer != "none":
+            raise InputError(f"transfer={self.transfer} needs from_scratch=false: a new network inherits nothing")
 
 
 @dataclass(frozen=True)
@@ -116,9 +133,10 @@ class Learner:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.memory = ExemplarMemory(self.strategy.budget)
+        self.memory = ExemplarMemory(self.strategy.budget, self.strategy.codec)
         self.net = self._new_net(0)
         self.previous: IncrementalNet | None = None
+        self.waypoints: list[IncrementalNet] = []
         self._loop: Loop | None = None
         self._loop_state: dict[str, Tensor] | None = None
 
@@ -133,7 +151,8 @@ class Learner:
         phase = Phase(phase.index, phase.classes, phase.first_label, phase.train.to(self.device), phase.test)
         if self.net.head.classes < phase.labels.stop:
             self._grow(phase)
-        situation = Situation(self.net, self.previous, self.memory, phase, self.augmentation, (self.seed, phase.index))
+        seed = (self.seed, phase.index)
+        situation = Situation(self.net, self.previous, self.memory, phase, self.augmentation, seed, self.waypoints)
         for index in range(at.stage, len(self.strategy.stages)):
             yield from self._go_through(index, situation)
 
@@ -151,6 +170,8 @@ class Learner:
                     shown = loop.epoch(epoch, generator(self.seed, phase, stage.name, epoch))
                 _refuse_divergence(shown, stage.name, epoch)
                 self.position = Position(phase, index, epoch + 1)
+                if stage.name == Train.name and epoch + 1 in _evenly(self.strategy.waypoints, loop.epochs):
+                    self.waypoints.append(_frozen(copy.deepcopy(self.net)))
                 yield EpochDone(phase, stage.name, epoch, loop.epochs, dict(shown))
             loop.end()
         self._loop = None
@@ -188,6 +209,8 @@ class Learner:
         parts = {"net": self.net.state_dict(), "memory": self.memory.state()}
         if self.previous is not None:
             parts["previous"] = self.previous.state_dict()
+        for index, net in enumerate(self.waypoints):
+            parts[f"waypoint-{index}"] = net.state_dict()
         if self._loop is not None:
             parts["loop"] = self._loop.state()
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
@@ -204,6 +227,8 @@ class Learner:
         self.previous = None
         if "previous" in parts:
             self.previous = _frozen(self._restored(sizes[: _heads(parts["previous"])], parts["previous"]))
+        kept = [parts[f"waypoint-{index}"] for index in range(sum(part.startswith("waypoint-") for part in parts))]
+        self.waypoints = [_frozen(self._restored(sizes[: _heads(tensors)], tensors)) for tensors in kept]
         self.memory.load(parts.get("memory", {}))
         self._loop_state = parts.get("loop")
 
@@ -211,6 +236,8 @@ class Learner:
         net = self._new_net(0)
         for size in sizes:
             net.head.grow(size)
+        if any(".parametrizations." in name for name in tensors):
+            scale(net)
         net.load_state_dict(tensors)
         return net
 
@@ -229,20 +256,16 @@ class Learner:
 
     def _grow(self, phase: Phase) -> None:
         """Keep the network as it was, and give it room for the phase's classes."""
+        self.waypoints = []
         self.previous = _frozen(copy.deepcopy(self.net)) if phase.index else None
         sizes = [len(phase.classes)]
         if self.strategy.from_scratch:
             sizes = [*(len(weight) for weight in self.net.head.weights), *sizes]
             self.net = self._new_net(phase.index)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.seed, phase.index, "head"))
-            for size in sizes:
-                self.net.head.grow(size)
-        self.net.to(self.device)
-        if self.strategy.imprint and phase.index:
-            features = unit_features(self.net, phase.train.pixels)
-            means = [features[of_class].mean(0) for of_class in positions_by_class(phase.train.labels)]
-            self.net.head.imprint(torch.stack(means))
+        if self.strategy.transfer == "scaling" and phase.index:
+            scale(self.net)
+        imprint = phase.train if self.strategy.imprint and phase.index else None
+        grow(self.net, sizes, derive(self.seed, phase.index, "head"), imprint)
 
     def _class_means(self) -> Tensor | None:
         exemplars, classes = self.memory.images, self.net.head.classes
@@ -262,6 +285,11 @@ def _refuse_divergence(shown: Mapping[str, float], stage: str, epoch: int) -> No
 def _frozen(net: IncrementalNet) -> IncrementalNet:
     net.requires_grad_(False)
     return net.eval()
+
+
+def _evenly(count: int, epochs: int) -> set[int]:
+    """``count`` numbers of epochs done, evenly spaced between the start and the end, both left out."""
+    return {-(-epochs * (index + 1) // (count + 1)) for index in range(count)} - {epochs}
 
 
 def _heads(tensors: dict[str, Tensor]) -> int:

@@ -1,31 +1,35 @@
-"""The exemplar memory: what is kept of the classes whose images are gone, and how much of it."""
+"""The exemplar memory: what is kept of the classes whose images are gone, and how much of it, counted in bytes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .codecs import Codec, Raw, to_uint8
 from .files import InputError
 from .images import Images, join
 
 Budget = Callable[[int, int], int]
-"""(classes seen so far, bytes of one image) to exemplars a class."""
+"""(classes seen so far, bytes of one raw image) to bytes for each class."""
 
 
 def per_class(count: int) -> Budget:
-    """``count`` exemplars of every class; the memory grows. The main setting of LUCIR and Mnemonics: 20."""
-    return lambda classes, bytes_each: count
+    """Bytes of ``count`` raw images for every class; the memory grows. LUCIR and Mnemonics, main setting: 20."""
+    return lambda classes, bytes_each: count * bytes_each
 
 
 def in_total(count: int) -> Budget:
-    """About ``count`` exemplars in all, rounded up by class as iCaRL does: 2000 of 60 classes are 34 each."""
-    return lambda classes, bytes_each: math.ceil(count / classes)
+    """Bytes of about ``count`` raw images in all, rounded up by class as iCaRL does: 2000 of 60 classes are 34 each."""
+    return lambda classes, bytes_each: math.ceil(count / classes) * bytes_each
 
 
 def in_bytes(count: int) -> Budget:
-    """As many whole exemplars of every class as ``count`` bytes of pixels hold; never more."""
-    return lambda classes, bytes_each: count // (classes * bytes_each)
+    """``count`` bytes in all, an equal share for every class."""
+    return lambda classes, bytes_each: count // classes
 
 
 def everything() -> Budget:
@@ -46,112 +50,255 @@ def budget(*, each: int, total: int | None = None, in_bytes_: int | None = None)
     return per_class(each) if total is None else in_total(total)
 
 
-class ExemplarMemory:
-    """Exemplars by class, best first, as uint8 pixels.
+@dataclass(frozen=True)
+class Stored:
+    """Images as they would be kept.
 
     Attributes:
-        images: all exemplars, sorted by label and then by rank; None while empty.
-        originals: what the exemplars were before any pixel was optimised, uint8 of the same shape; None where none was.
-            Evidence for the record: nothing is trained on it, and it does not count as memory.
-        squared_rounding: mean square of what rounding changed, in grey levels, (n,); None as above.
+        images: as they are decoded.
+        files: an encoded file for each; None where pixels are kept as they are.
+        sizes: what each takes, int64 (n,) on the CPU, its entry in the index of files included.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    images: Images
+    files: list[bytes] | None
+    sizes: Tensor
+
+    def select(self, where: Tensor) -> "Stored":
+        """Those at ``where``, int64 (m,)."""
+        files = None if self.files is None else [self.files[i] for i in where.tolist()]
+        return Stored(self.images.select(where), files, self.sizes[where.cpu()])
+
+
+def stored(codec: Codec, images: Images) -> Stored:
+    """Images through a codec."""
+    if isinstance(codec, Raw):
+        return Stored(images, None, torch.full((len(images),), images.bytes_each))
+    files = codec.encode(images.pixels)
+    pixels = codec.decode(files, images.shape).to(images.labels.device)
+    sizes = torch.tensor([len(file) for file in files], dtype=torch.int64) + _index_entry(codec, images.bytes_each)
+    return Stored(Images(_last(pixels), images.labels), files, sizes)
+
+
+def _index_entry(codec: Codec, bytes_each: int) -> int:
+    """Bytes that say how long a file is; files are kept one after the other."""
+    if codec.fixed_size:
+        return 0
+    return 2 if bytes_each < 50_000 else 4
+
+
+class ExemplarMemory:
+    """Exemplars by class, best first.
+
+    Files are decoded when they are stored, once, never while training.
+
+    Args:
+        budget: bytes for each class.
+        codec: how exemplars are kept; see :mod:`mnemo.codecs`.
+
+    Attributes:
+        images: all exemplars as they are decoded, sorted by label and then by rank; None while empty.
+        originals: the real images that they were chosen as, uint8 of the same shape; None where those are what is kept.
+            Evidence for the record: nothing is trained on it, and it does not count as memory. So are the next two.
+        drafts: what was given to be stored: optimised pixels before the codec; None as above.
+        squared_error: mean square of what rounding and codec changed, in grey levels, (n,); None as above.
+    """
+
+    def __init__(self, budget: Budget, codec: Codec = Raw()) -> None:
+        self.codec = codec
         self._budget = budget
-        self.images: Images | None = None
+        self._stored: Stored | None = None
         self.originals: Tensor | None = None
-        self.squared_rounding: Tensor | None = None
+        self.drafts: Tensor | None = None
+        self.squared_error: Tensor | None = None
 
     def __len__(self) -> int:
-        return 0 if self.images is None else len(self.images)
+        return 0 if self._stored is None else len(self._stored.images)
+
+    @property
+    def images(self) -> Images | None:
+        """See above."""
+        return None if self._stored is None else self._stored.images
+
+    @property
+    def sizes(self) -> Tensor:
+        """Bytes that each exemplar takes, int64 (n,) on the CPU."""
+        return torch.zeros(0, dtype=torch.int64) if self._stored is None else self._stored.sizes
 
     @property
     def bytes(self) -> int:
-        """What the stored pixels take."""
-        return 0 if self.images is None else len(self.images) * self.images.bytes_each
+        """What is kept takes: all files, their index, and what they share, once."""
+        return 0 if self.images is None else int(self.sizes.sum()) + len(self.codec.shared(self.images.shape))
 
     @property
     def largest_class(self) -> int:
         """Exemplars of the class that has most."""
         return 0 if self.images is None else int(torch.bincount(self.images.labels).max())
 
-    def quota(self, classes: int, bytes_each: int) -> int:
-        """Exemplars of each class when ``classes`` have been seen."""
-        return self._budget(classes, bytes_each)
+    def quota(self, classes: int, shape: tuple[int, int, int]) -> int:
+        """Bytes for each class when ``classes`` have been seen, what files of this shape share taken off."""
+        shared = math.ceil(len(self.codec.shared(shape)) / classes)
+        return max(0, self._budget(classes, math.prod(shape)) - shared)
 
-    def shrink(self, count: int) -> None:
-        """Keep the first ``count`` exemplars of each class."""
+    def expected(self, classes: int, sample: Images) -> int:
+        """About how many exemplars of each class there will be, judged by some images; exact for raw images."""
+        size = float(stored(self.codec, sample).sizes.float().mean())
+        return int(self.quota(classes, sample.shape) / size)
+
+    def shrink(self, quota: int) -> None:
+        """Keep of each class the first exemplars that fit in ``quota`` bytes together."""
         if self.images is not None:
-            self._keep((ranks(self.images.labels) < count).nonzero().squeeze(1))
+            self._keep(fitting(self.images.labels.cpu(), self.sizes, quota))
 
-    def admit(self, exemplars: Images) -> None:
-        """Add exemplars of new classes: sorted by label, best first. Raises ValueError if a class is known already."""
-        if self.images is not None and torch.isin(exemplars.labels, self.images.labels).any():
+    def admit(self, originals: Images, kept: Stored | None = None) -> None:
+        """Add exemplars of new classes: sorted by label, best first. Raises ValueError if a class is known already.
+
+        Args:
+            originals: the images as they are.
+            kept: the same in the form of the memory's codec; None: they are encoded here.
+        """
+        exemplars = stored(self.codec, originals) if kept is None else kept
+        if self.images is not None and torch.isin(exemplars.images.labels, self.images.labels).any():
             raise ValueError("exemplars of a class that the memory already holds")
-        old = self.images
-        self.images = exemplars if old is None else join([old, exemplars])
-        if self.originals is not None and self.squared_rounding is not None:
-            self.originals = join([Images(self.originals, old.labels), exemplars]).pixels if old else None
-            self.squared_rounding = torch.cat([self.squared_rounding, torch.zeros(len(exemplars))])
+        if not self.codec.lossless and self.originals is None:
+            self._begin_evidence()
+        before, self._stored = self._stored, _joined(self._stored, exemplars)
+        if self.originals is not None and self.drafts is not None and self.squared_error is not None:
+            labels = exemplars.images.labels if before is None else before.images.labels
+            new = [originals] if before is None else [Images(self.originals, labels), originals]
+            drafts = [originals] if before is None else [Images(self.drafts, labels), originals]
+            self.originals, self.drafts = join(new).pixels, join(drafts).pixels
+            error = _squared_error(exemplars.images.pixels, originals.pixels.float())
+            self.squared_error = torch.cat([self.squared_error, error])
 
     def store(self, where: Tensor, pixels: Tensor) -> None:
-        """Replace exemplars by optimised ones, rounded to uint8.
+        """Replace exemplars by optimised ones, rounded to uint8 and encoded. They may take more bytes than before.
 
         Args:
             where: int64 (m,), positions in :attr:`images`.
             pixels: floating (m, c, h, w) in grey levels; values outside 0..255 are clamped, not wrapped.
         """
-        if self.images is None:
+        if self._stored is None:
             raise ValueError("the memory is empty")
         if not pixels.isfinite().all():
             raise InputError("optimised exemplars are no longer finite; a smaller inner_lr or pixel_step may help")
-        if self.originals is None or self.squared_rounding is None:
-            self.originals = self.images.pixels.clone()
-            self.squared_rounding = torch.zeros(len(self))
+        if self.originals is None:
+            self._begin_evidence()
+        assert self.drafts is not None
+        assert self.squared_error is not None
         rounded = to_uint8(pixels)
-        stored = self.images.pixels.clone()
-        stored[where] = rounded
-        self.images = Images(stored, self.images.labels)
-        error = (rounded.to(pixels.dtype) - pixels.clamp(0, 255)).square().mean((1, 2, 3))
-        self.squared_rounding[where.cpu()] = error.float().cpu()
+        new = stored(self.codec, Images(rounded, self._stored.images.labels[where]))
+        self._stored = _replaced(self._stored, where, new)
+        self.drafts = self.drafts.index_copy(0, where, rounded)
+        self.squared_error[where.cpu()] = _squared_error(new.images.pixels, pixels.clamp(0, 255))
 
     def rms_displacement(self) -> float | None:
-        """Root mean square distance of stored pixels from the real images they started as, in grey levels."""
+        """Root mean square distance of stored pixels from the real images they stand for, in grey levels."""
         if self.images is None or self.originals is None:
             return None
         return float((self.images.pixels.float() - self.originals.float()).square().mean().sqrt())
 
     def rms_quantisation(self) -> float | None:
-        """Root mean square of what rounding to whole grey levels changed, over all exemplars."""
-        return None if self.squared_rounding is None else float(self.squared_rounding.mean().sqrt())
+        """Root mean square of what rounding and codec changed, over all exemplars."""
+        return None if self.squared_error is None else float(self.squared_error.mean().sqrt())
 
     def state(self) -> dict[str, Tensor]:
-        """All tensors, for a checkpoint."""
-        if self.images is None:
+        """All tensors, for a checkpoint: ``pixels``, or ``files``, ``index`` and ``shared``, are what counts."""
+        if self._stored is None or self.images is None:
             return {}
-        tensors = {"pixels": self.images.pixels, "labels": self.images.labels}
-        if self.originals is not None and self.squared_rounding is not None:
-            tensors |= {"originals": self.originals, "squared_rounding": self.squared_rounding}
+        tensors = {"labels": self.images.labels}
+        if self._stored.files is None:
+            tensors["pixels"] = self.images.pixels
+        else:
+            tensors |= self._file_tensors(self._stored.files, self.images)
+        if self.originals is not None and self.drafts is not None and self.squared_error is not None:
+            tensors |= {"originals": self.originals, "drafts": self.drafts, "squared_error": self.squared_error}
         return tensors
 
+    def _file_tensors(self, files: Sequence[Any], images: Images) -> dict[str, Tensor]:
+        entry = _index_entry(self.codec, images.bytes_each)
+        lengths = np.array([len(file) for file in files], dtype="<u4").view(np.uint8).reshape(-1, 4)[:, :entry]
+        parts = {"files": b"".join(files), "index": lengths.tobytes(), "shared": self.codec.shared(images.shape)}
+        tensors = {name: torch.frombuffer(bytearray(part), dtype=torch.uint8) for name, part in parts.items() if part}
+        return {**tensors, "shape": torch.tensor(images.shape)}
+
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what :meth:`state` gave."""
-        self.images = Images(_last(tensors["pixels"]), tensors["labels"]) if tensors else None
+        """Take up what :meth:`state` gave. Raises InputError where files are damaged."""
+        self._stored = None
+        if "pixels" in tensors:
+            self._stored = stored(Raw(), Images(_last(tensors["pixels"]), tensors["labels"]))
+        elif "files" in tensors:
+            self._stored = self._from_files(tensors)
         self.originals = _last(tensors["originals"]) if "originals" in tensors else None
-        self.squared_rounding = tensors.get("squared_rounding")
-        if self.squared_rounding is not None:
-            self.squared_rounding = self.squared_rounding.cpu()
+        self.drafts = _last(tensors["drafts"]) if "drafts" in tensors else None
+        self.squared_error = tensors["squared_error"].cpu() if "squared_error" in tensors else None
+
+    def _from_files(self, tensors: dict[str, Tensor]) -> Stored:
+        labels = tensors["labels"]
+        channels, height, width = tensors["shape"].tolist()
+        entry = _index_entry(self.codec, channels * height * width)
+        content = tensors["files"].cpu().numpy().tobytes()
+        lengths = [len(content) // len(labels)] * len(labels)
+        if entry:
+            index = np.zeros((len(labels), 4), np.uint8)
+            index[:, :entry] = tensors["index"].cpu().numpy().reshape(-1, entry)
+            lengths = index.view("<u4").squeeze(1).tolist()
+        ends = np.cumsum(lengths)
+        files = [content[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+        pixels = self.codec.decode(files, (channels, height, width)).to(labels.device)
+        return Stored(Images(_last(pixels), labels), files, torch.tensor(lengths) + entry)
+
+    def _begin_evidence(self) -> None:
+        """From now on remember what exemplars were; so far they are what is stored."""
+        if self.images is None:
+            self.squared_error = torch.zeros(0)
+            self.originals = self.drafts = torch.zeros(0)
+        else:
+            self.originals, self.drafts = self.images.pixels.clone(), self.images.pixels.clone()
+            self.squared_error = torch.zeros(len(self))
 
     def _keep(self, where: Tensor) -> None:
-        if self.images is None or len(where) == len(self.images):
+        if self._stored is None or len(where) == len(self):
             return
         if not len(where):
-            self.images = self.originals = self.squared_rounding = None
+            self._stored = self.originals = self.drafts = self.squared_error = None
             return
-        self.images = self.images.select(where)
-        if self.originals is not None and self.squared_rounding is not None:
-            self.originals = self.originals[where]
-            self.squared_rounding = self.squared_rounding[where.cpu()]
+        on_device = where.to(self._stored.images.labels.device)
+        self._stored = self._stored.select(on_device)
+        if self.originals is not None and self.drafts is not None and self.squared_error is not None:
+            self.originals, self.drafts = self.originals[on_device], self.drafts[on_device]
+            self.squared_error = self.squared_error[where]
+
+
+def fitting(labels: Tensor, sizes: Tensor, quota: int) -> Tensor:
+    """Positions of the first of each class that fit in ``quota`` bytes together; labels (n,) are sorted, sizes (n,)."""
+    total = sizes.cumsum(0)
+    first = ranks(labels) == 0
+    before = (total - sizes)[first]
+    within = total - before[first.cumsum(0) - 1]
+    return (within <= min(quota, 2**62)).nonzero().squeeze(1)
+
+
+def _joined(old: Stored | None, new: Stored) -> Stored:
+    if old is None:
+        return new
+    files = None if old.files is None or new.files is None else [*old.files, *new.files]
+    return Stored(join([old.images, new.images]), files, torch.cat([old.sizes, new.sizes]))
+
+
+def _replaced(old: Stored, where: Tensor, new: Stored) -> Stored:
+    pixels = old.images.pixels.clone()
+    pixels[where] = new.images.pixels
+    files = old.files
+    if files is not None and new.files is not None:
+        files = [*files]
+        for position, file in zip(where.tolist(), new.files, strict=True):
+            files[position] = file
+    return Stored(Images(pixels, old.images.labels), files, old.sizes.index_copy(0, where.cpu(), new.sizes))
+
+
+def _squared_error(kept: Tensor, given: Tensor) -> Tensor:
+    return (kept.to(given.dtype) - given).square().mean((1, 2, 3)).float().cpu()
 
 
 def _last(pixels: Tensor) -> Tensor:
@@ -163,8 +310,3 @@ def ranks(labels: Tensor) -> Tensor:
     counts = torch.bincount(labels)
     starts = counts.cumsum(0) - counts
     return torch.arange(len(labels), device=labels.device) - starts[labels]
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """Grey levels as uint8, rounded to the nearest and clamped to 0..255."""
-    return pixels.detach().round().clamp(0, 255).to(torch.uint8)

@@ -56,10 +56,17 @@ class ClassStream(Sequence[Phase]):
     """
 
     def __init__(
-        self, train: Images, test: Images, groups: Sequence[Sequence[int]], validation: int, seed: int
+        self,
+        train: Images,
+        test: Images,
+        groups: Sequence[Sequence[int]],
+        validation: int,
+        seed: int,
+        increment_images: int | None = None,
     ) -> None:
         self.groups = [tuple(group) for group in groups]
         self._validation = validation
+        self._increment_images = increment_images
         self._seed = seed
         self._train, self._test = train, test
         self._order = [c for group in self.groups for c in group]
@@ -84,6 +91,8 @@ class ClassStream(Sequence[Phase]):
         index = range(len(self))[index]
         first = sum(len(group) for group in self.groups[:index])
         train_rows, held_rows = self._split(self.groups[index])
+        if index and self._increment_images is not None:
+            train_rows = [self._few(*pair) for pair in zip(self.groups[index], train_rows, strict=True)]
         train = self._select(self._train, train_rows, first)
         test = self._select(self._train, held_rows, first) if self._validation else self._test_images(index, first)
         return Phase(index, self.groups[index], first, train, test)
@@ -93,14 +102,18 @@ class ClassStream(Sequence[Phase]):
         """Channels, height and width of one image."""
         return self._train.shape
 
-    @property
-    def bytes_each(self) -> int:
-        """Bytes of one image as raw uint8."""
-        return self._train.bytes_each
+    def sample(self, count: int = 16) -> Images:
+        """Some training images, evenly spaced, under the data set's labels."""
+        where = torch.linspace(0, len(self._train) - 1, min(count, len(self._train))).long()
+        pixels = self._train.pixels[where].contiguous(memory_format=torch.channels_last)
+        return Images(pixels, self._train.labels[where])
 
     def count(self, index: int) -> int:
         """Training images of phase ``index``, without selecting them."""
-        return sum(len(self._rows[c]) - self._validation for c in self.groups[index])
+        counts = [len(self._rows[c]) - self._validation for c in self.groups[index]]
+        if index and self._increment_images is not None:
+            counts = [min(count, self._increment_images) for count in counts]
+        return sum(counts)
 
     def test(self, index: int) -> Images:
         """What phase ``index`` is evaluated on, without selecting its training images."""
@@ -121,6 +134,11 @@ class ClassStream(Sequence[Phase]):
             held.append(rows[draw[: self._validation].sort().values])
             train.append(rows[draw[self._validation :].sort().values])
         return train, held
+
+    def _few(self, c: int, rows: Tensor) -> Tensor:
+        """At most ``increment_images`` of a class's rows; which depends on seed and class alone."""
+        draw = torch.randperm(len(rows), generator=generator(self._seed, "few", c))
+        return rows[draw[: self._increment_images].sort().values]
 
     @staticmethod
     def _select(images: Images, rows: Sequence[Tensor], first: int) -> Images:
@@ -144,6 +162,7 @@ def split_by_class(
     base_classes: int,
     increment: int,
     validation: int = 0,
+    increment_images: int | None = None,
     seed: int = 1993,
 ) -> ClassStream:
     """Split a data set into phases of disjoint classes, labelled in order of arrival.
@@ -155,7 +174,8 @@ def split_by_class(
         increment: classes of every further phase; the last has what is left.
         validation: training images of each class that are held out and take the place of the test images; 0: none.
             For tuning.
-        seed: decides which are held out.
+        increment_images: training images of each class after phase 0, at most; None: all that there are.
+        seed: decides which are held out, and which of them there are.
 
     Raises:
         InputError: the numbers do not fit the classes.
@@ -172,4 +192,4 @@ def split_by_class(
     ]
     bounds = [0, *ends, *([len(order)] if not ends or ends[-1] != len(order) else [])]
     groups = [order[start:end] for start, end in itertools.pairwise(bounds)]
-    return ClassStream(train, test, groups, validation, seed)
+    return ClassStream(train, test, groups, validation, seed, increment_images)

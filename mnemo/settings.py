@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from . import codecs
+from .codecs import Codec
 from .compression import CHOICES
 from .engine import Precision
 from .files import InputError, first_complaint
-from .learner import Strategy
+from .learner import Strategy, Transfer
 from .memory import Budget, budget
 from .names import refuse_unknown
 from .stages import Compress, Schedule
@@ -30,37 +32,50 @@ class Training:
         epochs: of every phase but the first.
         base_epochs: of phase 0; the same as ``epochs`` if None.
         lr: learning rate at the start of each phase, for SGD with momentum 0.9.
+        base_lr: of phase 0; the same as ``lr`` if None.
         milestones: where it is divided by ten, as fractions of the epochs.
+        annealing: ``steps`` at the milestones, or ``cosine``.
+        replays: how often the exemplars of an old class are drawn in an epoch, all together; None: each of them once.
         weight_decay: on all parameters that learn.
         batch_size: images a step.
         backbone: a name in :data:`mnemo.nets.BACKBONES`.
+        transfer: ``scaling`` freezes the kernels after phase 0, and scales that learn take their place; see
+            :mod:`mnemo.components.scaling_shifting`.
+        waypoints: networks kept from a phase's own training until the phase ends; see
+            :class:`mnemo.exemplars.starts.Starts`.
         precision: ``fp32``, or ``bf16`` for the network's training on a GPU; see :class:`mnemo.stages.Schedule`.
     """
 
     epochs: PositiveInt = 160
     base_epochs: PositiveInt | None = None
     lr: PositiveFloat = 0.1
+    base_lr: PositiveFloat | None = None
     milestones: tuple[Fraction, ...] = (0.5, 0.75)
+    annealing: Literal["steps", "cosine"] = "steps"
+    replays: PositiveInt | None = None
     weight_decay: NonNegativeFloat = 5e-4
     batch_size: Annotated[int, Field(ge=2)] = 128
-    backbone: Literal["resnet32", "resnet20", "resnet18", "small"] = "resnet32"
+    backbone: Literal["resnet32", "resnet20", "resnet8", "resnet18", "small"] = "resnet32"
+    transfer: Transfer = "none"
+    waypoints: Annotated[int, Field(ge=0, le=9)] = 0
     precision: Precision = "fp32"
 
     @property
     def schedule(self) -> Schedule:
         """Of every phase but the first."""
-        return self._schedule(self.epochs)
+        return dataclasses.replace(self._schedule(self.epochs, self.lr), replays=self.replays)
 
     @property
     def base_schedule(self) -> Schedule:
         """Of phase 0."""
-        return self._schedule(self.base_epochs or self.epochs)
+        return self._schedule(self.base_epochs or self.epochs, self.base_lr or self.lr)
 
-    def _schedule(self, epochs: int) -> Schedule:
+    def _schedule(self, epochs: int, lr: float) -> Schedule:
         return Schedule(
             epochs,
-            self.lr,
+            lr,
             self.milestones,
+            annealing=self.annealing,
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
             precision=self.precision,
@@ -72,21 +87,34 @@ class Memory:
     """How much is kept of old classes, and how it is chosen.
 
     Attributes:
-        per_class: exemplars of each class; the memory grows.
-        total: exemplars in all, shared by the classes seen so far; takes the place of ``per_class``.
-        budget_bytes: bytes of pixels in all; takes the place of ``per_class``.
+        per_class: the budget of each class, in raw images; the memory grows.
+        total: the budget in raw images, shared by the classes seen so far; takes the place of ``per_class``.
+        budget_bytes: the budget in bytes, shared likewise; takes the place of ``per_class``.
         exemplars: ``herding`` or ``random``.
+        codec: how exemplars are kept; a budget holds as many as fit. ``raw`` pixels, ``jpeg``, ``webp``,
+            ``webp-lossless``, or ``half`` of height and width. Results with anything but ``raw`` and ``webp-lossless``
+            compare with the literature by bytes, not by number.
+        quality: of ``jpeg`` and ``webp``, 1 to 100.
+        subsampling: of JPEG's colours, ``4:4:4`` (none) or ``4:2:0``.
     """
 
     per_class: NonNegativeInt = 20
     total: PositiveInt | None = None
     budget_bytes: PositiveInt | None = None
     exemplars: Literal["herding", "random"] = "herding"
+    codec: Literal["raw", "jpeg", "webp", "webp-lossless", "half"] = "raw"
+    quality: Annotated[int, Field(ge=1, le=100)] = 90
+    subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
 
     @property
     def budget(self) -> Budget:
         """See :func:`mnemo.memory.budget`."""
         return budget(each=self.per_class, total=self.total, in_bytes_=self.budget_bytes)
+
+    @property
+    def storage(self) -> Codec:
+        """See :mod:`mnemo.codecs`."""
+        return codecs.make(self.codec, self.quality, self.subsampling)
 
     @property
     def compress(self) -> Compress:
@@ -117,6 +145,8 @@ class FineTuning:
             lr=self.fine_tune_lr,
             milestones=(0.2, 0.4, 0.6, 0.8),
             gamma=0.5,
+            annealing="steps",
+            replays=None,
         )
 
 

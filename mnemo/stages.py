@@ -4,18 +4,19 @@ A stage is a frozen description; ``begin`` makes the loop that does the work. A 
 taken up again: its ``state`` and the network's are all there is, and every epoch gets a generator of its own.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from .augment import Augmentation
-from .compression import Compressor
+from .compression import Choice, positions_by_class, shuffled_by_class, unit_features
 from .engine import Captured, Precision, autocast
 from .images import Images, join
-from .memory import ExemplarMemory
+from .memory import ExemplarMemory, fitting, ranks, stored
 from .nets import IncrementalNet, Outputs, folded
 from .phases import Phase
 from .seeds import generator
@@ -35,6 +36,7 @@ class Situation:
         phase: the present phase, its images on the network's device.
         augmentation: how training images are varied.
         seed: names this phase of this run; append a name to draw from :func:`mnemo.seeds.generator`.
+        waypoints: networks kept from the phase's own training, frozen, earliest first.
     """
 
     net: IncrementalNet
@@ -43,10 +45,31 @@ class Situation:
     phase: Phase
     augmentation: Augmentation
     seed: tuple[int | str, ...]
+    waypoints: Sequence[IncrementalNet] = ()
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator for a named place in this phase."""
         return generator(*self.seed, name)
+
+
+def grow(net: IncrementalNet, sizes: Sequence[int], seed: int, imprint: Images | None = None) -> None:
+    """Give a network room for new classes, on the device that it is on.
+
+    Args:
+        net: its head grows.
+        sizes: of the groups of classes that come.
+        seed: of the random weights.
+        imprint: images of the last group, whose mean directions in feature space its weights then have.
+    """
+    device = net.mean.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for size in sizes:
+            net.head.grow(size)
+    net.to(device)
+    if imprint is not None:
+        features = unit_features(net, imprint.pixels)
+        net.head.imprint(torch.stack([features[where].mean(0) for where in positions_by_class(imprint.labels)]))
 
 
 class Loop(Protocol):
@@ -99,6 +122,8 @@ class Schedule:
         gamma: the factor.
         momentum, weight_decay: of SGD; the decay is on all parameters that learn.
         batch_size: images a step.
+        annealing: ``steps`` as above, or ``cosine``: half a cosine from ``lr`` to 0.
+        replays: how often the exemplars of an old class are drawn in an epoch, all together; None: each of them once.
         precision: ``bf16`` computes convolutions and products so; weights, head and losses stay in fp32.
     """
 
@@ -109,10 +134,14 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     batch_size: int = 128
+    annealing: Literal["steps", "cosine"] = "steps"
+    replays: int | None = None
     precision: Precision = "fp32"
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of epoch ``epoch``, counted from 0."""
+        if self.annealing == "cosine":
+            return self.lr * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
         return self.lr * self.gamma ** sum(epoch >= m * self.epochs for m in self.milestones)
 
 
@@ -135,7 +164,7 @@ def exemplars_only(situation: Situation) -> Images:
     memory, phase = situation.memory, situation.phase
     if memory.images is not None:
         return memory.images
-    if memory.quota(phase.labels.stop, phase.train.bytes_each):
+    if memory.quota(phase.labels.stop, phase.train.shape) >= phase.train.bytes_each:
         raise ValueError("the memory is empty: compress before you fine-tune on it")
     return phase.train.select(torch.zeros_like(phase.train.labels, dtype=torch.bool))
 
@@ -191,6 +220,7 @@ class Training:
         self.epochs = schedule.epochs
         self._stage, self._schedule, self._images = stage, schedule, images
         self._net, self._augmentation = situation.net, situation.augmentation
+        self._draws = Draws(images.labels, situation.phase.first_label, schedule.replays)
         self._device = images.labels.device
         self._net.head.learn_old(stage.learn_old_weights)
         self._parameters = {n: p for n, p in self._net.named_parameters() if p.requires_grad}
@@ -221,7 +251,7 @@ class Training:
 
     def _batches(self, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
         """All that is random of an epoch: for each batch the positions of its images and what was drawn for them."""
-        order = torch.randperm(len(self._images), generator=generator).split(self._schedule.batch_size)
+        order = self._draws(generator).split(self._schedule.batch_size)
         if len(order) > 1 and len(order[-1]) == 1:
             order = order[:-1]  # batch normalisation cannot train on one image; the next epoch leaves out another
         sizes = [len(where) for where in order]
@@ -253,6 +283,35 @@ class Training:
 
     def end(self) -> None:
         """Everything is in the network already."""
+
+
+class Draws:
+    """Which images an epoch shows, in random order: new ones once, old ones as often as ``replays`` says.
+
+    Args:
+        labels: of all images, int64 (n,).
+        first_label: those below it are old.
+        replays: draws of each old class together; of m exemplars each comes replays // m times, and a random part of
+            them once more. None: each of them once.
+    """
+
+    def __init__(self, labels: Tensor, first_label: int, replays: int | None) -> None:
+        labels = labels.cpu()
+        self._count, self._replays = len(labels), replays
+        self._new = (labels >= first_label).nonzero().squeeze(1)
+        self._old = (labels < first_label).nonzero().squeeze(1)
+        self._labels = labels[self._old]
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        """Positions, int64 (draws,) on the CPU."""
+        if self._replays is None or not len(self._old):
+            return torch.randperm(self._count, generator=generator)
+        shuffled = shuffled_by_class(self._labels, generator)
+        labels = self._labels[shuffled]
+        of_class = labels.bincount()[labels]
+        times = self._replays // of_class + (ranks(labels) < self._replays % of_class).long()
+        positions = torch.cat([self._new, self._old[shuffled].repeat_interleave(times)])
+        return positions[torch.randperm(len(positions), generator=generator)]
 
 
 def _sgd(parameters: Mapping[str, Tensor], schedule: Schedule) -> tuple[torch.optim.SGD, dict[str, Tensor]]:
@@ -303,11 +362,11 @@ class Compress:
     exemplars that are about to go.
 
     Attributes:
-        compressor: what chooses.
+        choice: what chooses, among the images as the memory's codec shows them.
         name: see :class:`Stage`.
     """
 
-    compressor: Compressor
+    choice: Choice
     name: str = "compress"
 
     def begin(self, situation: Situation) -> "Compression":
@@ -329,11 +388,16 @@ class Compression:
 
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """Shrink, choose, admit."""
-        memory, phase = self._situation.memory, self._situation.phase
-        quota = memory.quota(phase.labels.stop, phase.train.bytes_each)
+        memory, images = self._situation.memory, self._situation.phase.train
+        quota = memory.quota(self._situation.phase.labels.stop, images.shape)
         memory.shrink(quota)
-        if quota:
-            memory.admit(self._stage.compressor(self._situation.net, phase.train, quota, generator))
+        kept = stored(memory.codec, images)
+        most = quota // int(kept.sizes.min())
+        if most:
+            where = self._stage.choice(self._situation.net, kept.images, most, generator)
+            where = where[fitting(images.labels[where].cpu(), kept.sizes[where.cpu()], quota).to(where.device)]
+            if len(where):
+                memory.admit(images.select(where), kept.select(where))
         return {"exemplars": len(memory)}
 
     def state(self) -> dict[str, Tensor]:

@@ -67,7 +67,10 @@ def bic(
             *balanced_fine_tuning(fine_tuning, training),
         ],
         budget=memory.budget,
+        codec=memory.storage,
         backbone=training.backbone,
+        transfer=training.transfer,
+        waypoints=training.waypoints,
         head="bias_corrected",
     )
 
@@ -80,7 +83,7 @@ def split_for_correction(situation: Situation, fraction: float) -> tuple[Images,
     images = new_and_exemplars(situation)
     if situation.phase.index == 0 or len(situation.memory) == 0:
         return images, None
-    by_class = shuffled_by_class(images, situation.generator("hold out"))
+    by_class = images.select(shuffled_by_class(images.labels, situation.generator("hold out")))
     counts = torch.bincount(by_class.labels)
     smallest = int(counts[counts > 0].min())
     size = max(1, int(fraction * smallest))

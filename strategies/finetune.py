@@ -19,5 +19,6 @@ def finetune(*, training: Training = Training(), head: Head = "cosine") -> Strat
         stages=[Train(cross_entropy, training.schedule, training.base_schedule)],
         budget=per_class(0),
         backbone=training.backbone,
+        transfer=training.transfer,
         head=head,
     )

@@ -21,6 +21,7 @@ def joint(*, training: Training = Training(), head: Head = "cosine", from_scratc
         stages=[Train(cross_entropy, training.schedule, training.base_schedule), Compress(random_choice)],
         budget=everything(),
         backbone=training.backbone,
+        transfer=training.transfer,
         head=head,
         from_scratch=from_scratch,
         nearest_mean=False,

@@ -68,7 +68,10 @@ def lucir(
             *balanced_fine_tuning(fine_tuning, training),
         ],
         budget=memory.budget,
+        codec=memory.storage,
         backbone=training.backbone,
+        transfer=training.transfer,
+        waypoints=training.waypoints,
         head="cosine",
         imprint=True,
     )

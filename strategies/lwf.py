@@ -41,6 +41,9 @@ def lwf(
             *balanced_fine_tuning(fine_tuning, training),
         ],
         budget=memory.budget,
+        codec=memory.storage,
         backbone=training.backbone,
+        transfer=training.transfer,
+        waypoints=training.waypoints,
         head=head,
     )

@@ -29,6 +29,9 @@ def replay(
             *balanced_fine_tuning(fine_tuning, training),
         ],
         budget=memory.budget,
+        codec=memory.storage,
         backbone=training.backbone,
+        transfer=training.transfer,
+        waypoints=training.waypoints,
         head=head,
     )

@@ -4,11 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from mnemo import bilevel, mnemonics
+from mnemo import bilevel
 from mnemo.augment import CropAndFlip
+from mnemo.exemplars import mnemonics
+from mnemo.exemplars.mnemonics import Bilevel
 from mnemo.images import Images
-from mnemo.mnemonics import Bilevel
 from mnemo.nets import BiasCorrectedHead, CosineHead, IncrementalNet, LinearHead
 from mnemo.nets.small import SmallNet
 
@@ -96,6 +98,164 @@ def test_all_ways_agree(level, steps):
     for other in results[1:]:
         torch.testing.assert_close(other.loss, results[0].loss, rtol=1e-12, atol=0)
         torch.testing.assert_close(other.gradient, results[0].gradient, rtol=1e-9, atol=1e-15)
+
+
+def stepwise_problem():
+    """The arguments of a way before ``steps``; as under augmentation, what a step sees depends on its number."""
+    net, pixels, labels, queries = small_problem()
+
+    def inner(theta, at, step):
+        return F.cross_entropy(torch.func.functional_call(net, theta, (at.roll(step, -1),)).logits, labels)
+
+    def outer(theta):
+        return F.cross_entropy(torch.func.functional_call(net, theta, (queries.pixels,)).logits, queries.labels)
+
+    return inner, outer, {name: value.detach() for name, value in net.named_parameters()}, pixels
+
+
+def descended(inner, theta, exemplars, steps, lr):
+    """Where plain gradient descent arrives."""
+    for step in steps:
+        theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
+        gradients = torch.autograd.grad(inner(theta, exemplars, step), list(theta.values()))
+        theta = {name: theta[name].detach() - lr * gradient for name, gradient in zip(theta, gradients, strict=True)}
+    return theta
+
+
+def assert_is_gradient(gradient, function, at, step):
+    """Along random directions, against central differences."""
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(4):
+        direction = torch.randn(at.shape, generator=generator, dtype=torch.float64)
+        difference = (function(at + step * direction) - function(at - step * direction)) / (2 * step)
+        torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-5, atol=1e-12)
+
+
+def test_reverse_is_unrolled_where_every_step_sees_something_else():
+    problem = (*stepwise_problem(), 5, 0.05)
+    found, exact = bilevel.reverse(*problem), bilevel.unrolled(*problem)
+    torch.testing.assert_close(found.loss, exact.loss, rtol=1e-10, atol=0)
+    assert (found.gradient - exact.gradient).norm() < 1e-10 * exact.gradient.norm()
+
+
+@pytest.mark.parametrize("window", [1, 2, 4])
+def test_truncated_starts_at_the_reached_parameters(window):
+    inner, outer, parameters, pixels = stepwise_problem()
+    steps, lr = 5, 0.05
+    reached = descended(inner, parameters, pixels, range(steps - window), lr)
+
+    def rest(at):
+        return outer(descended(inner, reached, at, range(steps - window, steps), lr))
+
+    # features of a network come with a graph of their own, through which the earlier steps must not be kept
+    loss, gradient = bilevel.truncated(window)(inner, outer, parameters, 1 * pixels.requires_grad_(), steps, lr)
+    torch.testing.assert_close(loss, rest(pixels.detach()), rtol=1e-12, atol=0)
+    assert_is_gradient(gradient, rest, pixels.detach(), 1e-3)
+
+
+@pytest.mark.parametrize("window", [3, 4, 100])
+def test_truncated_to_all_steps_is_reverse(window):
+    problem = (*stepwise_problem(), 3, 0.05)
+    loss, gradient = bilevel.truncated(window)(*problem)
+    exact = bilevel.reverse(*problem)
+    torch.testing.assert_close(loss, exact.loss, rtol=1e-10, atol=0)
+    torch.testing.assert_close(gradient, exact.gradient, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_truncated_to_nothing_is_refused(window):
+    with pytest.raises(ValueError, match="no step would be differentiated"):
+        bilevel.truncated(window)
+
+
+def test_first_order_is_exact_for_one_step():
+    problem = (*stepwise_problem(), 1, 0.05)
+    found, exact = bilevel.first_order(*problem), bilevel.reverse(*problem)
+    torch.testing.assert_close(found.loss, exact.loss, rtol=1e-10, atol=0)
+    torch.testing.assert_close(found.gradient, exact.gradient, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("steps", [2, 8])
+def test_first_order_is_close_for_several_steps(steps):
+    problem = (*stepwise_problem(), steps, 0.5)
+    found, exact = bilevel.first_order(*problem), bilevel.reverse(*problem)
+    torch.testing.assert_close(found.loss, exact.loss, rtol=1e-10, atol=0)
+    assert F.cosine_similarity(found.gradient.flatten(), exact.gradient.flatten(), 0) > 0.5
+    assert (found.gradient - exact.gradient).norm() > 1e-3 * exact.gradient.norm()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_first_order_of_the_quadratic_with_a_known_answer(steps):
+    # d2 inner / d theta d e is -1: every step adds lr * v, with v = theta_T - target all the way
+    generator = torch.Generator().manual_seed(0)
+    start, exemplars, target = (torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(3))
+    lr = 0.3
+    _, gradient = bilevel.first_order(
+        lambda theta, e, step: 0.5 * (theta["w"] - e).square().sum(),
+        lambda theta: 0.5 * (theta["w"] - target).square().sum(),
+        {"w": start},
+        exemplars,
+        steps,
+        lr,
+    )
+    reached = exemplars + (1 - lr) ** steps * (start - exemplars)
+    torch.testing.assert_close(gradient, steps * lr * (reached - target))
+
+
+def test_what_is_left_out_is_not_computed():
+    problem = (*stepwise_problem(), 5, 0.05)
+    flops = {}
+    for name in ("reverse", "first_order", "truncated"):
+        way = bilevel.truncated(2) if name == "truncated" else getattr(bilevel, name)
+        with FlopCounterMode(display=False) as counter:
+            way(*problem)
+        flops[name] = counter.get_total_flops()
+    # a convolution's second derivative computes half of the Hessian product whether asked for it or not
+    assert flops["first_order"] < 0.95 * flops["reverse"]
+    assert flops["truncated"] < 0.7 * flops["reverse"]
+
+
+def test_parts_make_no_difference_to_first_order():
+    inner, outer, parameters, pixels = stepwise_problem()
+
+    def parts(theta, at, step):
+        yield 0.25 * inner(theta, at, step)
+        yield outer(theta)  # has nothing of the exemplars
+        yield 0.75 * inner(theta, at, step)
+
+    def whole(*at):
+        return sum(parts(*at))
+
+    expected = bilevel.first_order(whole, outer, parameters, pixels, 3, 0.05)
+    found = bilevel.first_order(parts, outer, parameters, pixels, 3, 0.05)
+    torch.testing.assert_close(found.gradient, expected.gradient, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("m", [4, 6, 15])  # fewer than the 6 features, as many, more
+def test_closed_form_is_the_head_of_least_squares(m):
+    generator = torch.Generator().manual_seed(2)
+    features, queries = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (m, 9))
+    labels, targets, identity = torch.arange(m) % 4, torch.arange(9) % 4, torch.eye(6, dtype=torch.float64)
+
+    def loss(at):
+        # the ridge as so many more equations
+        left = torch.cat([at / at.norm(dim=1, keepdim=True), 0.3**0.5 * identity])
+        right = torch.cat([torch.eye(4, dtype=torch.float64)[labels] - 0.25, torch.zeros(6, 4, dtype=torch.float64)])
+        head = torch.linalg.lstsq(left, right).solution
+        return F.cross_entropy(7 * (queries / queries.norm(dim=1, keepdim=True)) @ head, targets)
+
+    found = bilevel.closed_form(features, labels, queries, targets, classes=4, ridge=0.3, scale=7)
+    assert found.gradient.shape == features.shape
+    assert not found.loss.requires_grad
+    torch.testing.assert_close(found.loss, loss(features), rtol=1e-10, atol=0)
+    assert_is_gradient(found.gradient, loss, features, 1e-5)
+
+
+@pytest.mark.parametrize(("ridge", "scale"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
+def test_closed_form_refuses_what_has_no_solution(ridge, scale):
+    x, y = torch.ones(3, 2), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="above 0"):
+        bilevel.closed_form(x, y, x, y, 2, ridge, scale)
 
 
 def test_head_level_is_the_network_level_with_a_frozen_backbone():

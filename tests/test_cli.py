@@ -96,7 +96,7 @@ print("imported:", heavy & set(sys.modules))
 
 def test_the_library_imports_no_pictures_and_no_plots():
     told = python(
-        "import sys; from mnemo import experiment, protocols, report, datasets, mnemonics;"
+        "import sys; from mnemo import experiment, protocols, report, datasets, exemplars;"
         "experiment.recipe('mnemonics');"
         "print({'torchvision', 'matplotlib', 'avalanche', 'sklearn', 'rich', 'typer'} & set(sys.modules))"
     )

@@ -13,10 +13,14 @@ from torch import nn
 from mnemo import engine, nets
 from mnemo.augment import CropAndFlip
 from mnemo.compression import random_choice
+from mnemo.exemplars.mnemonics import Bilevel, Mnemonics
+from mnemo.exemplars.pixels import PixelSteps
+from mnemo.exemplars.rehearsal import Rehearsal
+from mnemo.exemplars.stages import Optimise
+from mnemo.exemplars.starts import Starts
 from mnemo.images import Images
 from mnemo.learner import Learner
 from mnemo.memory import ExemplarMemory, per_class
-from mnemo.mnemonics import Bilevel, Optimise
 from mnemo.phases import Phase
 from mnemo.settings import Memory
 from mnemo.settings import Training as Settings
@@ -48,7 +52,7 @@ def situation(recipe, augmentation, settings=SETTINGS, device="cpu"):
     with torch.no_grad():
         learner.net(old.pixels)  # statistics that batch normalisation has not started with
     memory = ExemplarMemory(per_class(5))
-    memory.admit(random_choice(learner.net, old, 5, torch.Generator().manual_seed(1)))
+    memory.admit(old.select(random_choice(learner.net, old, 5, torch.Generator().manual_seed(1))))
     phase = Phase(1, (4, 5, 6), 4, new, new)
     learner._grow(phase)
     return strategy.stages[0], Situation(learner.net, learner.previous, memory, phase, augmentation, (3, 1))
@@ -183,12 +187,17 @@ def test_recorded_steps_train_as_others_do(recipe, recorder, monkeypatch):
 
 @pytest.mark.parametrize("level", ["network", "head"])
 def test_recorded_steps_move_exemplars_as_others_do(level, recorder, monkeypatch):
-    settings = Bilevel(exemplar_epochs=2, inner_steps=2, inner_batch=10, outer_batch=8, level=level)
+    pixels, settings = (
+        PixelSteps(exemplar_epochs=2, exemplar_batch=10, outer_batch=8),
+        Bilevel(inner_steps=2, level=level),
+    )
     results = []
     for _ in range(2):
-        _, at = situation(lucir, CropAndFlip(1, True))
-        at.memory.admit(random_choice(at.net, at.phase.train, 6, torch.Generator().manual_seed(2)))
-        results.append([*train(Optimise(settings), at, 2)])
+        stage, at = situation(lucir, CropAndFlip(1, True))
+        chosen = random_choice(at.net, at.phase.train, 6, torch.Generator().manual_seed(2))
+        at.memory.admit(at.phase.train.select(chosen))
+        objective = Mnemonics(settings, Starts(), Rehearsal(stage, None, imprint=True))
+        results.append([*train(Optimise(objective, pixels), at, 2)])
         monkeypatch.undo()
     assert recorder
     assert results[0] == results[1]

@@ -6,20 +6,28 @@ import pytest
 import torch
 from torch import nn
 
-from mnemo import memory as memories
 from mnemo.augment import CropAndFlip
+from mnemo.codecs import Raw, to_uint8
+from mnemo.exemplars.mnemonics import Bilevel, Mnemonics
+from mnemo.exemplars.pixels import Pixels, PixelSteps, class_balanced
+from mnemo.exemplars.rehearsal import Rehearsal
+from mnemo.exemplars.stages import Adjust, Optimise
+from mnemo.exemplars.starts import Starts
 from mnemo.images import Images
 from mnemo.learner import Learner, run
 from mnemo.memory import ExemplarMemory, per_class, ranks
-from mnemo.mnemonics import Adjust, Bilevel, Optimise, Pixels, class_balanced
 from mnemo.nets import CosineHead, IncrementalNet
 from mnemo.nets.small import SmallNet
 from mnemo.phases import Phase, split_by_class
 from mnemo.settings import FineTuning, Memory, Training
-from mnemo.stages import Compress, Situation, Train
+from mnemo.stages import Compress, Schedule, Situation, Train
 from mnemo.strategies.mnemonics import mnemonics
+from mnemo.strategies.objectives import cross_entropy
 
-SETTINGS = Bilevel(exemplar_epochs=1, adjust_epochs=1, inner_steps=2, inner_batch=8, outer_batch=16)
+PIXELS = PixelSteps(exemplar_epochs=1, adjust_epochs=1, exemplar_batch=8, outer_batch=16)
+BILEVEL = Bilevel(inner_steps=2)
+REHEARSAL = Rehearsal(Train(cross_entropy, Schedule(2, lr=0.05, batch_size=16), None), None, imprint=True)
+OBJECTIVE = Mnemonics(BILEVEL, Starts(), REHEARSAL)
 
 
 def situation(old_classes: int = 0, new_classes: int = 3, each: int = 4) -> Situation:
@@ -52,7 +60,7 @@ def test_pixels_move_in_an_epoch(level):
     # the released step moves pixels by less than 5e-5 grey levels a phase, and what is rounded is the same image
     at = situation()
     before = at.memory.images.pixels.clone()
-    loop = Optimise(dataclasses.replace(SETTINGS, level=level)).begin(at)
+    loop = Optimise(Mnemonics(dataclasses.replace(BILEVEL, level=level), Starts(), REHEARSAL), PIXELS).begin(at)
     loop.epoch(0, torch.Generator().manual_seed(0))
     moved = loop.state()["values"] - before.float()
     assert moved.square().mean().sqrt() > 0.05
@@ -61,26 +69,26 @@ def test_pixels_move_in_an_epoch(level):
 
 def test_an_update_has_the_size_that_is_asked_for():
     images = situation().memory.images
-    pixels = Pixels(images, momentum=0.9)
+    pixels = Pixels(images, PixelSteps(pixel_step=0.25), Raw())
     where = torch.tensor([1, 5, 7])
-    pixels.move(where, torch.randn(3, 1, 8, 8) * 1e-7, step=0.25)
+    pixels.move(where, torch.randn(3, 1, 8, 8) * 1e-7)
     moved = pixels.values - images.pixels.float()
     assert moved[where].square().mean().sqrt() == pytest.approx(0.25, rel=1e-3)
     assert moved.flatten(1).any(1).nonzero().squeeze(1).tolist() == where.tolist()
 
 
 def test_steps_fall_by_the_papers_rule():
-    steps = [Bilevel(pixel_step=0.4).step_at(epoch, 50) for epoch in (0, 9, 10, 19, 20, 49)]
-    assert steps == pytest.approx([0.4, 0.4, 0.2, 0.2, 0.1, 0.025])
+    steps = [PixelSteps().decay_at(epoch, 50) for epoch in (0, 9, 10, 19, 20, 49)]
+    assert steps == pytest.approx([1, 1, 0.5, 0.5, 0.25, 0.0625])
 
 
 def test_pixels_are_clamped_not_wrapped():
     # the released code casts 256.4 to 0 and -1.2 to 255
     values = torch.tensor([-1.2, 255.6, 256.4, 300.0, 0.49, 0.51])
-    assert memories.to_uint8(values).tolist() == [0, 255, 255, 255, 0, 1]
+    assert to_uint8(values).tolist() == [0, 255, 255, 255, 0, 1]
     images = Images(torch.full((1, 1, 8, 8), 255, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-    pixels = Pixels(images, momentum=0.9)
-    pixels.move(torch.tensor([0]), -torch.ones(1, 1, 8, 8), step=40)
+    pixels = Pixels(images, PixelSteps(pixel_step=40), Raw())
+    pixels.move(torch.tensor([0]), -torch.ones(1, 1, 8, 8))
     assert pixels.values.max() == 255
 
 
@@ -101,13 +109,13 @@ def test_displacement_and_quantisation_are_recorded():
     store.store(torch.tensor([1]), torch.full((1, 1, 2, 2), 103.25))
     assert store.rms_displacement() == pytest.approx((9 / 2) ** 0.5)
     assert store.rms_quantisation() == pytest.approx((0.0625 / 2) ** 0.5)
-    store.shrink(1)
+    store.shrink(4)
     assert store.rms_displacement() == 0
 
 
 def test_only_the_phase_is_optimised_and_only_the_past_adjusted():
-    far = dataclasses.replace(SETTINGS, pixel_step=3.0)  # so that no exemplar is rounded back to what it was
-    for stage, is_moved in ((Optimise(far), lambda y: y >= 2), (Adjust(far), lambda y: y < 2)):
+    far = dataclasses.replace(PIXELS, pixel_step=3.0)  # so that no exemplar is rounded back to what it was
+    for stage, is_moved in ((Optimise(OBJECTIVE, far), lambda y: y >= 2), (Adjust(OBJECTIVE, far), lambda y: y < 2)):
         at = situation(old_classes=2, new_classes=2)
         go_through(stage, at)
         moved = (at.memory.images.pixels != at.memory.originals).flatten(1).any(1)
@@ -120,21 +128,21 @@ def test_adjustment_validates_on_the_other_half(monkeypatch):
     at.memory.images.pixels[:, 0, 0, 0] = rank.to(torch.uint8)  # marks every exemplar by its rank
     seen = []
 
-    def spy(step, exemplars, labels, pixels, targets, *draws):
+    def spy(step, exemplars, labels, beside, pixels, targets, *others):
         assert set(labels.tolist()) == set(targets.tolist()) == {0, 1}
         seen.append((exemplars[:, 0, 0, 0].round().int() % 2, pixels[:, 0, 0, 0].int() % 2))
         return torch.zeros(()), torch.zeros_like(exemplars)
 
-    monkeypatch.setattr("mnemo.mnemonics.BilevelStep.__call__", spy)
-    Adjust(SETTINGS).begin(at).epoch(0, torch.Generator().manual_seed(0))
+    monkeypatch.setattr("mnemo.exemplars.mnemonics.BilevelStep.__call__", spy)
+    Adjust(OBJECTIVE, PIXELS).begin(at).epoch(0, torch.Generator().manual_seed(0))
     assert {int(mine.unique()) for mine, _ in seen} == {0, 1}
     assert all(mine.unique() != others.unique() for mine, others in seen)
 
 
 def test_nothing_to_adjust():
-    assert Adjust(SETTINGS).begin(situation()) is None
-    assert Adjust(SETTINGS).begin(situation(old_classes=2, each=1)) is None
-    assert Optimise(dataclasses.replace(SETTINGS, exemplar_epochs=0)).begin(situation()) is None
+    assert Adjust(OBJECTIVE, PIXELS).begin(situation()) is None
+    assert Adjust(OBJECTIVE, PIXELS).begin(situation(old_classes=2, each=1)) is None
+    assert Optimise(OBJECTIVE, dataclasses.replace(PIXELS, exemplar_epochs=0)).begin(situation()) is None
 
 
 @pytest.mark.parametrize("size", [1, 5, 8, 100])
@@ -158,7 +166,8 @@ def test_exemplars_are_different_images_with_the_right_labels():
     strategy = mnemonics(
         training=Training(epochs=1, batch_size=16, backbone="small"),
         memory=Memory(per_class=5, exemplars="random"),
-        bilevel=dataclasses.replace(SETTINGS, pixel_step=0.5),
+        pixels=dataclasses.replace(PIXELS, pixel_step=0.5),
+        bilevel=BILEVEL,
         fine_tuning=FineTuning(fine_tune_epochs=1),
     )
     learner = Learner(strategy, 1, [120.0], [70.0], CropAndFlip(1, False), torch.device("cpu"), seed=0)
@@ -174,7 +183,7 @@ def test_exemplars_are_different_images_with_the_right_labels():
 
 
 def test_the_recipe_has_the_papers_stages_in_order():
-    strategy = mnemonics(bilevel=SETTINGS)
+    strategy = mnemonics()
     assert [stage.name for stage in strategy.stages] == ["train", "compress", "optimise", "adjust", "fine_tune"]
     assert isinstance(strategy.stages[1], Compress)
     fine_tune = strategy.stages[-1]

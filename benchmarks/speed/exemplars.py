@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mnemo import mnemonics
 from mnemo.augment import CropAndFlip
+from mnemo.exemplars import mnemonics
+from mnemo.exemplars.mnemonics import Bilevel
 from mnemo.images import Images
-from mnemo.mnemonics import Bilevel
 from mnemo.nets import IncrementalNet, folded
 
 from . import images, memory, ours

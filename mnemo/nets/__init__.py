@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .heads import BiasCorrectedHead, CosineHead, Head, LinearHead, Outputs
-from .resnet import ResNet, resnet18, resnet20, resnet32
+from .resnet import ResNet, resnet8, resnet18, resnet20, resnet32
 from .small import SmallNet
 
 BACKBONES: dict[str, Callable[[int], ResNet | SmallNet]] = {
     "resnet32": resnet32,
     "resnet20": resnet20,
+    "resnet8": resnet8,
     "resnet18": resnet18,
     "small": SmallNet,
 }
@@ -108,13 +110,35 @@ def folded(net: IncrementalNet) -> IncrementalNet:
     """A frozen copy for evaluation, whose batch normalisation is part of the convolutions; equal but for rounding.
 
     For the backbones of :data:`BACKBONES`: wherever one of their modules has a batch normalisation right after a
-    convolution, it is applied to the convolution's result.
+    convolution, it is applied to the convolution's result. A parametrised kernel becomes a plain one.
     """
     net = copy.deepcopy(net).eval().requires_grad_(False)
     for module in [*net.backbone.modules()]:
         for (name, first), (after, second) in itertools.pairwise([*module.named_children()]):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                setattr(module, name, fuse_conv_bn_eval(first, second))
+                setattr(module, name, fuse_conv_bn_eval(_plain(first), second))
                 setattr(module, after, nn.Identity())
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
     return net
+
+
+def _plain(convolution: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution with the kernel that it uses, not as torch's remove_parametrizations makes it.
+
+    That takes the kernel's parametrisation out of a class that deep copies share, and the original would lose its own.
+    """
+    if not parametrize.is_parametrized(convolution):
+        return convolution
+    plain = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        convolution.stride,  # type: ignore[arg-type]
+        convolution.padding,  # type: ignore[arg-type]
+        convolution.dilation,  # type: ignore[arg-type]
+        convolution.groups,
+        padding_mode=convolution.padding_mode,
+        device="meta",  # no weights are drawn
+    ).eval()
+    plain.weight, plain.bias = nn.Parameter(convolution.weight.detach(), requires_grad=False), convolution.bias
+    return plain

@@ -18,9 +18,11 @@ class Protocol(BaseModel):
         name: the file's, without its ending.
         description: one line.
         dataset: a name or folder that :func:`mnemo.datasets.load` knows.
+        classes: the first of the shuffled order, which alone are used; None: all of them.
         base_classes: classes of phase 0; 0 starts with a phase of ``increment``.
         increment: classes of every further phase.
         order_seed: shuffles the classes; the run's own seed if None. 1993 gives the published order.
+        increment_images: training images of each class after phase 0, at most; None: all that there are.
         validation: training images of each class that are held out, and evaluated on in place of the test images.
         augmentation: ``crop`` pads, crops and mirrors; ``resized-crop`` is ImageNet's.
         padding: pixels on each side, for ``crop``.
@@ -35,8 +37,10 @@ class Protocol(BaseModel):
     name: str
     description: str = ""
     dataset: str
+    classes: PositiveInt | None = None
     base_classes: NonNegativeInt
     increment: PositiveInt
+    increment_images: PositiveInt | None = None
     order_seed: NonNegativeInt | None = None
     validation: NonNegativeInt = 0
     augmentation: Literal["crop", "resized-crop"] = "crop"

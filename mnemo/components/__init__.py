@@ -1,0 +1,1 @@
+"""Parts of a network that any strategy can take."""
