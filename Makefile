@@ -17,13 +17,14 @@ STAMP := $(VENV)/.complete
 BENCHMARK := $(VENV)/.benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint speed
+.PHONY: help setup demo test lint speed ablation
 
 help:
 	@echo 'make demo    learn the digits that come with scikit-learn; leaves $(DEMO)/report.html'
 	@echo 'make test    run the tests; make test ARGS="-n 2 -k memory" passes options to pytest'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make speed   measure how fast mnemo is beside its peers, which are installed for it; see benchmarks/README.md'
+	@echo 'make ablation ARGS=FILE  methods beside each other at several budgets and seeds; see benchmarks/README.md'
 	@echo 'make setup   only make the environment $(VENV) (PYTHON=python3.13 chooses the interpreter)'
 
 setup: $(STAMP)
@@ -41,6 +42,9 @@ lint: $(STAMP)
 
 speed: $(BENCHMARK)
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+ablation: $(STAMP)
+	$(BIN)/python -m benchmarks.ablation $(ARGS)
 
 # uv does in half a minute what takes pip a few, but it does not read pip's settings. Where pip is told to look in a
 # folder of wheels, such as one with a torch for CPUs, uv is told so too; and where uv finds no way, pip may. Modules

@@ -35,7 +35,7 @@ class Training:
         base_lr: of phase 0; the same as ``lr`` if None.
         milestones: where it is divided by ten, as fractions of the epochs.
         annealing: ``steps`` at the milestones, or ``cosine``.
-        replays: how often the exemplars of an old class are drawn in an epoch, all together; None: each of them once.
+        replays: how often the exemplars of an old class are drawn in an epoch, all together; 0: each of them once.
         weight_decay: on all parameters that learn.
         batch_size: images a step.
         backbone: a name in :data:`mnemo.nets.BACKBONES`.
@@ -52,7 +52,7 @@ class Training:
     base_lr: PositiveFloat | None = None
     milestones: tuple[Fraction, ...] = (0.5, 0.75)
     annealing: Literal["steps", "cosine"] = "steps"
-    replays: PositiveInt | None = None
+    replays: NonNegativeInt = 0
     weight_decay: NonNegativeFloat = 5e-4
     batch_size: Annotated[int, Field(ge=2)] = 128
     backbone: Literal["resnet32", "resnet20", "resnet8", "resnet18", "small"] = "resnet32"
@@ -146,7 +146,7 @@ class FineTuning:
             milestones=(0.2, 0.4, 0.6, 0.8),
             gamma=0.5,
             annealing="steps",
-            replays=None,
+            replays=0,
         )
 
 

@@ -123,7 +123,7 @@ class Schedule:
         momentum, weight_decay: of SGD; the decay is on all parameters that learn.
         batch_size: images a step.
         annealing: ``steps`` as above, or ``cosine``: half a cosine from ``lr`` to 0.
-        replays: how often the exemplars of an old class are drawn in an epoch, all together; None: each of them once.
+        replays: how often the exemplars of an old class are drawn in an epoch, all together; 0: each of them once.
         precision: ``bf16`` computes convolutions and products so; weights, head and losses stay in fp32.
     """
 
@@ -135,7 +135,7 @@ class Schedule:
     weight_decay: float = 5e-4
     batch_size: int = 128
     annealing: Literal["steps", "cosine"] = "steps"
-    replays: int | None = None
+    replays: int = 0
     precision: Precision = "fp32"
 
     def lr_at(self, epoch: int) -> float:
@@ -292,10 +292,10 @@ class Draws:
         labels: of all images, int64 (n,).
         first_label: those below it are old.
         replays: draws of each old class together; of m exemplars each comes replays // m times, and a random part of
-            them once more. None: each of them once.
+            them once more. 0: each of them once.
     """
 
-    def __init__(self, labels: Tensor, first_label: int, replays: int | None) -> None:
+    def __init__(self, labels: Tensor, first_label: int, replays: int) -> None:
         labels = labels.cpu()
         self._count, self._replays = len(labels), replays
         self._new = (labels >= first_label).nonzero().squeeze(1)
@@ -304,7 +304,7 @@ class Draws:
 
     def __call__(self, generator: torch.Generator) -> Tensor:
         """Positions, int64 (draws,) on the CPU."""
-        if self._replays is None or not len(self._old):
+        if not self._replays or not len(self._old):
             return torch.randperm(self._count, generator=generator)
         shuffled = shuffled_by_class(self._labels, generator)
         labels = self._labels[shuffled]
