@@ -7,12 +7,15 @@ import torch
 from torch import nn
 
 from mnemo.augment import CropAndFlip
-from mnemo.codecs import Raw, to_uint8
-from mnemo.exemplars.mnemonics import Bilevel, Mnemonics
+from mnemo.codecs import Codec, Half, Jpeg, Raw, to_uint8
+from mnemo.exemplars.distribution_matching import DistributionMatching
+from mnemo.exemplars.gradient_matching import GradientMatching, matching
+from mnemo.exemplars.mnemonics import Bilevel, BilevelStep, Mnemonics, hypergradient
+from mnemo.exemplars.nearest_mean import NearestMean
 from mnemo.exemplars.pixels import Pixels, PixelSteps, class_balanced
 from mnemo.exemplars.rehearsal import Rehearsal
-from mnemo.exemplars.stages import Adjust, Optimise
-from mnemo.exemplars.starts import Starts
+from mnemo.exemplars.stages import Accept, Adjust, Optimise
+from mnemo.exemplars.starts import Pool, Start, Starts
 from mnemo.images import Images
 from mnemo.learner import Learner, run
 from mnemo.memory import ExemplarMemory, per_class, ranks
@@ -30,7 +33,7 @@ REHEARSAL = Rehearsal(Train(cross_entropy, Schedule(2, lr=0.05, batch_size=16), 
 OBJECTIVE = Mnemonics(BILEVEL, Starts(), REHEARSAL)
 
 
-def situation(old_classes: int = 0, new_classes: int = 3, each: int = 4) -> Situation:
+def situation(old_classes: int = 0, new_classes: int = 3, each: int = 4, codec: Codec = Raw()) -> Situation:
     """A phase with its exemplars in memory, the first ``each`` images of every class, and those of older classes."""
     torch.manual_seed(0)
     classes = old_classes + new_classes
@@ -43,7 +46,7 @@ def situation(old_classes: int = 0, new_classes: int = 3, each: int = 4) -> Situ
     images = Images(pixels, labels)
     phase = Phase(int(old_classes > 0), tuple(range(new_classes)), old_classes, images, images)
     phase = dataclasses.replace(phase, train=images.of_classes(list(phase.labels)))
-    store = ExemplarMemory(per_class(each))
+    store = ExemplarMemory(per_class(each), codec)
     store.admit(images.select((ranks(labels) < each).nonzero().squeeze(1)))
     return Situation(net, None, store, phase, CropAndFlip(1, False), (0, 0))
 
@@ -199,3 +202,204 @@ def test_on_other_strategies_by_one_argument(on, stages):
     assert len(names) == stages
     assert names[names.index("compress") :] == ["compress", "optimise", "adjust", "fine_tune"]
     assert strategy.classifier == ("nearest_mean" if on == "icarl" else "head")
+
+
+# Starts
+
+
+def pool(kinds, at, **settings):
+    return Pool(at, Starts(starts=kinds, **{"pool": 4, "pseudo_images": 6} | settings), REHEARSAL, "optimise")
+
+
+def drawn(pool, epoch, count=30):
+    return [pool.draw(epoch, torch.Generator().manual_seed(seed)) for seed in range(count)]
+
+
+def test_the_papers_start_is_the_network_itself():
+    at = situation()
+    assert {id(start.net) for start in drawn(pool(("current",), at), 0)} == {id(at.net)}
+
+
+@pytest.mark.parametrize("kind", ["forgotten", "reset_head", "random"])
+def test_a_pool_has_many_starts_and_renews_them_alike_in_every_run(kind):
+    at = situation(old_classes=2)
+    before = {name: tensor.clone() for name, tensor in at.net.state_dict().items()}
+    one, other = (pool((kind,), at, refresh_epochs=2) for _ in range(2))
+    first, later = drawn(one, 1), drawn(one, 2)
+    assert len({id(start.net) for start in first}) == 4
+    assert not {id(start.net) for start in first} & {id(start.net) for start in later}
+    for mine, again in zip(later, drawn(other, 3), strict=True):  # a run that goes on in epoch 3 has the same pool
+        for a, b in zip(mine.net.state_dict().values(), again.net.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+    assert all(not start.net.training for start in first)
+    for name, tensor in at.net.state_dict().items():
+        assert torch.equal(tensor, before[name]), "the network itself has changed"
+
+
+def test_forgotten_starts_have_made_up_classes_and_forget():
+    at = situation(old_classes=2)
+    for start in drawn(pool(("forgotten",), at), 0):
+        assert start.net.head.classes == at.net.head.classes + 2
+        labels = set(start.others.labels.tolist())
+        assert labels == {0, 1, 5, 6}, "exemplars of old classes, and made-up classes"
+        assert start.previous is not None
+    weights = [start.net.backbone.layers[0].weight for start in drawn(pool(("forgotten",), at), 0)]
+    assert all(not torch.equal(weight, at.net.backbone.layers[0].weight) for weight in weights)
+
+
+def test_made_up_classes_are_rotated_images_and_are_measured_on_others():
+    at = situation(new_classes=3)
+    phase = REHEARSAL._phase(at, ("x",))
+    turned = {image.numpy().tobytes() for turn in (1, 2, 3) for image in at.phase.train.pixels.rot90(turn, (2, 3))}
+    train, test = ({image.numpy().tobytes() for image in images.pixels} for images in (phase.train, phase.test))
+    assert train <= turned
+    assert test <= turned
+    assert train.isdisjoint(test)
+    assert phase.labels == range(3, 5)
+
+
+def test_waypoints_are_starts():
+    at = dataclasses.replace(situation(), waypoints=[situation().net, situation().net])
+    found = {id(start.net) for start in drawn(pool(("waypoints",), at), 0)}
+    assert found == {id(net) for net in at.waypoints}
+
+
+# Objectives
+
+OBJECTIVES = {
+    "strategy's loss": Mnemonics(
+        Bilevel(inner_steps=2, inner_loss="strategy", outer_loss="both", companions=4),
+        Starts(starts=("forgotten",), pool=2, pseudo_images=6),
+        REHEARSAL,
+    ),
+    "truncated": Mnemonics(Bilevel(inner_steps=4, way="truncated", window=2), Starts(), REHEARSAL),
+    "first order": Mnemonics(Bilevel(inner_steps=3, way="first_order"), Starts(), REHEARSAL),
+    "ridge": Mnemonics(Bilevel(level="ridge"), Starts(), REHEARSAL),
+    "gradient matching": GradientMatching(Starts(), REHEARSAL),
+    "distribution matching": DistributionMatching(Starts(), REHEARSAL),
+    "nearest mean": NearestMean(),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_gets_better_at_what_it_asks_for(name):
+    at = situation(old_classes=2)
+    settings = dataclasses.replace(PIXELS, exemplar_epochs=15, exemplar_batch=100, outer_batch=30, pixel_step=1.0)
+    loop = Optimise(OBJECTIVES[name], settings).begin(at)
+    gradient, labels = loop._gradient, loop._pixels.labels
+
+    def loss(values):
+        draws = [torch.Generator().manual_seed(seed) for seed in range(5)]
+        return sum(float(gradient(0, values, labels, at.phase.train, draw)[0]) for draw in draws)
+
+    before = loss(loop._pixels.values.clone())
+    for epoch in range(settings.exemplar_epochs):
+        loop.epoch(epoch, torch.Generator().manual_seed(epoch))
+    assert loss(loop._pixels.values.clone()) < before
+
+
+def test_the_hypergradient_at_a_start_is_that_of_its_own_network():
+    at, other = situation(), situation()
+    with torch.no_grad():
+        for parameter in other.net.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    step = BilevelStep(at.net.eval(), at.augmentation, BILEVEL)
+    exemplars, labels = at.memory.images.pixels.float(), at.memory.images.labels
+    inputs = step.inputs(
+        Start(other.net.eval(), None, None), exemplars, labels, at.phase.train, torch.Generator().manual_seed(0)
+    )
+    expected = hypergradient(
+        other.net, exemplars, labels, at.phase.train, at.augmentation, BILEVEL, torch.Generator().manual_seed(0)
+    )
+    loss, gradient = step(*inputs)
+    assert torch.equal(loss, expected.loss)
+    assert torch.equal(gradient, expected.gradient)
+
+
+def test_gradients_are_matched_where_images_are_the_same():
+    at = situation()
+    images, draw = at.phase.train.of_classes([1]), torch.zeros(1, 3, dtype=torch.int64)
+    pixels, net = images.pixels.float(), at.net.eval()
+    distance, _ = matching(net, pixels, images.labels, images, at.augmentation, draw)
+    assert float(distance) == pytest.approx(0, abs=1e-4)
+    other, moved = matching(net, pixels.flip(2), images.labels, images, at.augmentation, draw)
+    assert other > 0.1
+    assert moved.abs().max() > 0
+
+
+def test_the_matching_of_gradients_against_finite_differences():
+    at = situation()
+    net, images = at.net.double().eval(), at.phase.train.of_classes([1])
+    pixels, draw = images.pixels[:3].double().flip(3), torch.tensor([[2, 0, 0]])
+
+    def distance(values):
+        return matching(net, values, images.labels[:3], images, at.augmentation, draw)
+
+    direction = torch.randn(pixels.shape, dtype=torch.float64)
+    slope = float((distance(pixels)[1] * direction).sum())
+    step = 1e-4
+    ends = [float(distance(pixels + sign * step * direction)[0]) for sign in (1, -1)]
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(slope, rel=1e-5)
+
+
+def test_the_released_rate_moves_no_pixel_to_another_level():
+    at = situation()
+    settings = PixelSteps(exemplar_epochs=1, adjust_epochs=0, exemplar_batch=100, outer_batch=16, pixel_rate=0.026)
+    go_through(Optimise(NearestMean(), settings), at)
+    assert at.memory.rms_displacement() == 0
+    assert at.memory.rms_quantisation() < 0.01
+
+
+# What is moved, and what is kept of it
+
+
+def test_a_share_stays_real():
+    at = situation(each=4)
+    far = dataclasses.replace(PIXELS, pixel_step=3.0, optimised_share=0.5)
+    go_through(Optimise(OBJECTIVE, far), at)
+    moved = (at.memory.images.pixels != at.memory.originals).flatten(1).any(1)
+    assert torch.equal(moved, ranks(at.memory.images.labels) >= 2)
+
+
+@pytest.mark.parametrize("codec", [Jpeg(75), Half()])
+def test_what_is_stored_is_what_was_optimised_through_the_codec(codec):
+    at = situation(codec=codec)
+    loop = Optimise(OBJECTIVE, dataclasses.replace(PIXELS, pixel_step=5.0)).begin(at)
+    loop.epoch(0, torch.Generator().manual_seed(0))
+    seen = loop._pixels.seen(loop._pixels.values)
+    loop.end()
+    kept = at.memory.images
+    first = ranks(loop._pixels.labels) < torch.bincount(kept.labels)[loop._pixels.labels]
+    assert torch.equal(kept.pixels.float(), seen[first])
+    assert not torch.equal(kept.pixels, at.memory.originals)
+    assert at.memory.bytes <= 3 * 4 * 64 + len(codec.shared((1, 8, 8)))
+
+
+@pytest.mark.parametrize(("worse", "kept"), [(True, 0), (False, 1)])
+def test_the_guard_keeps_what_wins_a_rehearsal(monkeypatch, worse, kept):
+    at = situation()
+    real = at.memory.images.pixels.clone()
+    at.memory.store(torch.arange(len(real)), 255 - real.float())
+
+    def accuracy(rehearsal, situation, exemplars, seed):
+        return 60.0 if torch.equal(exemplars.pixels, real) is worse else 50.0
+
+    monkeypatch.setattr(Rehearsal, "accuracy", accuracy)
+    loop = Accept(REHEARSAL, runs=2).begin(at)
+    shown = loop.epoch(0, torch.Generator())
+    assert shown == {"chosen": 60.0 if worse else 50.0, "optimised": 50.0 if worse else 60.0, "accepted": kept}
+    assert torch.equal(at.memory.images.pixels, real) is worse
+
+
+def test_a_rehearsal_is_the_same_again_and_sees_which_exemplars_it_has():
+    at = situation(new_classes=4, each=6)
+    images = at.memory.images
+    rehearsal = dataclasses.replace(REHEARSAL, fine_tune=REHEARSAL.train, images=6)
+    one, again = (rehearsal.accuracy(at, images, ("x", 0)) for _ in range(2))
+    wrong = Images(images.pixels.flip(0).contiguous(memory_format=torch.channels_last), images.labels)
+    assert one == again
+    assert 0 <= one <= 100
+    assert [rehearsal.accuracy(at, wrong, ("x", run)) for run in range(4)] != [
+        rehearsal.accuracy(at, images, ("x", run)) for run in range(4)
+    ]
+    assert at.net.head.classes == 4, "the network itself has grown"
