@@ -167,7 +167,7 @@ class ExemplarMemory:
             labels = exemplars.images.labels if before is None else before.images.labels
             new = [originals] if before is None else [Images(self.originals, labels), originals]
             drafts = [originals] if before is None else [Images(self.drafts, labels), originals]
-            self.originals, self.drafts = join(new).pixels, join(drafts).pixels
+            self.originals, self.drafts = join(new).pixels, join(drafts).pixels.clone()  # a file shares no tensor
             error = _squared_error(exemplars.images.pixels, originals.pixels.float())
             self.squared_error = torch.cat([self.squared_error, error])
 

@@ -1,11 +1,14 @@
 """Budgets and the exemplar memory."""
 
 import pytest
+import safetensors
 import torch
 
+from mnemo import checkpoint
+from mnemo.codecs import Half, Jpeg, Raw, WebPLossless
 from mnemo.files import InputError
 from mnemo.images import Images
-from mnemo.memory import ExemplarMemory, budget, in_bytes, in_total, per_class, ranks
+from mnemo.memory import ExemplarMemory, budget, fitting, in_bytes, in_total, per_class, ranks, stored
 
 
 def exemplars(*labels_and_counts):
@@ -74,3 +77,79 @@ def test_state_and_back():
 
 def test_ranks():
     assert ranks(torch.tensor([0, 0, 0, 2, 2, 5])).tolist() == [0, 1, 2, 0, 1, 0]
+
+
+CODECS = [Raw(), Jpeg(75), Jpeg(50, "4:2:0"), WebPLossless(), Half()]
+
+
+def smooth(classes=3, each=8, side=16):
+    """Images that compress: waves, and a little noise."""
+    torch.manual_seed(0)
+    labels = torch.arange(classes).repeat_interleave(each)
+    x = torch.linspace(0, 6, side)
+    waves = torch.sin(x * (1 + torch.rand(len(labels), 3, 1, 1))) * torch.cos(x).unsqueeze(1)
+    return Images((128 + 90 * waves + torch.randn(len(labels), 1, side, side)).clamp(0, 255).byte(), labels)
+
+
+def filled(codec, images):
+    store = ExemplarMemory(per_class(3), codec)
+    kept = stored(codec, images)
+    where = fitting(images.labels, kept.sizes, store.quota(3, images.shape))
+    store.admit(images.select(where), kept.select(where))
+    return store
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_bytes_on_disk_are_the_bytes_reported_and_within_the_budget(codec, tmp_path):
+    images = smooth()
+    store = filled(codec, images)
+    checkpoint.save(tmp_path / "memory.safetensors", store.state(), {})
+    with safetensors.safe_open(tmp_path / "memory.safetensors", framework="pt") as file:
+        counted = [name for name in ("pixels", "files", "index", "shared") if name in file.keys()]  # noqa: SIM118
+        on_disk = sum(file.get_tensor(name).numel() for name in counted)
+    assert on_disk == store.bytes <= 3 * 3 * 768
+    least = 3 * 3 * 768 - len(codec.shared(images.shape)) - 3 - 3 * int(store.sizes.max())
+    assert store.bytes > least or len(store) == len(images)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_state_and_back_through_files(codec):
+    store = filled(codec, smooth())
+    store.store(torch.tensor([0, 3]), torch.rand(2, 3, 16, 16) * 255)
+    store.shrink(store.quota(3, (3, 16, 16)))
+    other = ExemplarMemory(per_class(3), codec)
+    other.load({name: tensor.clone() for name, tensor in store.state().items()})
+    assert torch.equal(other.images.pixels, store.images.pixels)
+    assert torch.equal(other.sizes, store.sizes)
+    assert other.bytes == store.bytes
+    assert other.rms_displacement() == store.rms_displacement() > 0
+
+
+@pytest.mark.parametrize("codec", CODECS[1:4])
+def test_a_codec_holds_more_images_in_the_same_bytes_and_says_what_it_cost(codec):
+    images = smooth(each=30)
+    raw, coded = filled(Raw(), images), filled(codec, images)
+    assert len(coded) > len(raw) == 9
+    assert raw.rms_displacement() is None
+    if codec.lossless:
+        assert coded.rms_displacement() is None
+    else:
+        assert 0 < coded.rms_displacement() < 30
+
+
+def test_files_that_have_grown_push_out_the_last_in_rank():
+    store = filled(Jpeg(75), smooth(each=30))
+    counts = torch.bincount(store.images.labels)
+    first = (ranks(store.images.labels) == 0).nonzero().squeeze(1)
+    store.store(first, torch.rand(3, 3, 16, 16) * 255)  # noise takes many more bytes than waves
+    assert store.bytes > 3 * 3 * 768
+    store.shrink(store.quota(3, (3, 16, 16)))
+    assert store.bytes <= 3 * 3 * 768
+    assert (torch.bincount(store.images.labels) < counts).all()
+
+
+def test_fitting_takes_the_first_of_each_class():
+    labels, sizes = torch.tensor([0, 0, 0, 2, 2, 5]), torch.tensor([3, 4, 1, 8, 1, 7])
+    assert fitting(labels, sizes, 7).tolist() == [0, 1, 5]
+    assert fitting(labels, sizes, 8).tolist() == [0, 1, 2, 3, 5]
+    assert fitting(labels, sizes, 2**80).tolist() == [0, 1, 2, 3, 4, 5]

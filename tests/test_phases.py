@@ -70,6 +70,27 @@ def test_held_out_images_take_the_place_of_the_test_images():
     assert sets[0] == sets[1], "what is held out must not depend on the order of classes"
 
 
+def test_few_images_after_the_base_phase():
+    whole, few = stream(), stream(increment_images=4)
+    for phase in few:
+        counts = torch.bincount(phase.train.labels)[list(phase.labels)].tolist()
+        assert counts == [4 if phase.index else 6] * len(phase.classes)
+        assert few.count(phase.index) == len(phase.train)
+        of_whole = {tuple(p) for p in whole[phase.index].train.pixels.flatten(1).tolist()}
+        assert {tuple(p) for p in phase.train.pixels.flatten(1).tolist()} <= of_whole
+    held = stream(validation=2, increment_images=3)
+    assert len(held[1].train) == held.count(1) == 6
+    assert len(held[1].test) == 4
+    other = stream(increment_images=4, order=class_order(7, 1)[::-1])
+    assert few.groups[0] != other.groups[0]
+
+
+def test_a_sample_is_some_training_images():
+    some = stream().sample(5)
+    assert len(some) == 5
+    assert len(stream().sample(1000)) == 42
+
+
 def test_a_stream_is_a_sequence():
     phases = stream()
     assert phases[-1].index == 2

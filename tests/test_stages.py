@@ -12,7 +12,7 @@ from mnemo.learner import Learner, PhaseDone, run
 from mnemo.nets.heads import BiasCorrectedHead
 from mnemo.phases import split_by_class
 from mnemo.settings import FineTuning, Memory, Training, arguments, flat
-from mnemo.stages import Schedule
+from mnemo.stages import Draws, Schedule
 from mnemo.strategies.bic import _fit, bic, split_for_correction
 from mnemo.strategies.finetune import finetune
 from mnemo.strategies.icarl import icarl
@@ -42,6 +42,38 @@ def test_the_learning_rate_falls_where_the_paper_says():
     assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
     thirds = Training(epochs=90, milestones=(1 / 3, 2 / 3)).schedule
     assert [epoch for epoch in range(1, 90) if thirds.lr_at(epoch) < thirds.lr_at(epoch - 1)] == [30, 60]
+
+
+def test_half_a_cosine():
+    rates = [Schedule(4, 0.2, annealing="cosine").lr_at(epoch) for epoch in range(4)]
+    assert rates == pytest.approx([0.2, 0.1 + 0.1 * 0.5**0.5, 0.1, 0.1 - 0.1 * 0.5**0.5])
+
+
+def test_old_classes_are_drawn_as_often_as_is_asked_for():
+    labels = torch.tensor([0] * 3 + [1] * 5 + [4] * 7 + [0])
+    old = {0: [0, 1, 2, 15], 1: [3, 4, 5, 6, 7]}
+    for replays in (2, 4, 11):
+        draws = Draws(labels, 4, replays)
+        one, other = (draws(torch.Generator().manual_seed(seed)) for seed in (0, 1))
+        counts = torch.bincount(one, minlength=len(labels))
+        assert counts[8:15].tolist() == [1] * 7
+        for where in old.values():
+            assert counts[where].sum() == replays
+            assert counts[where].max() - counts[where].min() <= 1
+        assert one.tolist() != other.tolist()
+    once = Draws(labels, 4, 0)(torch.Generator().manual_seed(0))
+    assert torch.equal(once, torch.randperm(16, generator=torch.Generator().manual_seed(0)))
+
+
+def test_waypoints_are_kept_until_the_phase_ends():
+    training = dataclasses.replace(TRAINING, epochs=5, waypoints=2)
+    one = learner(lucir(training=training, memory=Memory(per_class=2)))
+    epochs = [event.epoch for event in one.learn(stream()[0]) if event.stage == "train" and len(one.waypoints)]
+    assert epochs == [1, 2, 3, 4], "after the second and the fourth of five epochs"
+    assert len(one.waypoints) == 2
+    weights = [net.backbone.layers[0].weight for net in (*one.waypoints, one.net)]
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
 
 
 def test_lucir_keeps_old_weights_and_moves_the_rest():
