@@ -69,4 +69,11 @@ def unit_features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) ->
     return torch.cat([F.normalize(net.features(batch)) for batch in pixels.split(batch_size)])
 
 
+@torch.no_grad()
+def logits(net: IncrementalNet, images: Images, batch_size: int = 500) -> Tensor:
+    """Logits in evaluation mode, (n, classes)."""
+    net = folded(net)
+    return torch.cat([net(batch.pixels).logits for batch in images.batches(batch_size)])
+
+
 CHOICES: dict[str, Choice] = {"herding": herding, "random": random_choice}

@@ -15,10 +15,13 @@ class Images:
         pixels: uint8 ``(n, channels, height, width)``, grey levels 0..255. Stored channels-last, so that it can be a
             view of a memory-mapped ``(n, height, width, channels)`` array.
         labels: int64 ``(n,)``.
+        logits: what an earlier network said of them, floating ``(n, classes)``, NaN for classes that it did not know;
+            None where nothing is remembered.
     """
 
     pixels: Tensor
     labels: Tensor
+    logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
@@ -48,11 +51,14 @@ class Images:
         if where.dtype == torch.bool:
             where = where.nonzero().squeeze(1)
         if not self.pixels.is_contiguous(memory_format=torch.channels_last):
-            return Images(self.pixels[where], self.labels[where])
+            return Images(self.pixels[where], self.labels[where], self._logits_at(where))
         channels, height, width = self.shape
         images = self.pixels.permute(0, 2, 3, 1).reshape(len(self), -1)  # whole images are copied six times as fast
         pixels = images.index_select(0, where).view(-1, height, width, channels).permute(0, 3, 1, 2)
-        return Images(pixels, self.labels[where])
+        return Images(pixels, self.labels[where], self._logits_at(where))
+
+    def _logits_at(self, where: Tensor) -> Tensor | None:
+        return None if self.logits is None else self.logits[where]
 
     def of_classes(self, classes: Sequence[int] | Tensor) -> "Images":
         """The images whose label is one of ``classes``, in their present order."""
@@ -61,7 +67,8 @@ class Images:
 
     def to(self, device: torch.device | str) -> "Images":
         """The same images on another device."""
-        return Images(self.pixels.to(device), self.labels.to(device))
+        logits = None if self.logits is None else self.logits.to(device)
+        return Images(self.pixels.to(device), self.labels.to(device), logits)
 
     def batches(self, size: int) -> Iterator["Images"]:
         """The images in order, ``size`` at a time; the last batch may be smaller."""
@@ -78,4 +85,18 @@ def join(parts: Sequence[Images]) -> Images:
     return Images(
         torch.cat([p.pixels for p in parts]).contiguous(memory_format=torch.channels_last),
         torch.cat([p.labels for p in parts]),
+        _joined_logits(parts),
     )
+
+
+def _joined_logits(parts: Sequence[Images]) -> Tensor | None:
+    """One under the other, NaN where there are none."""
+    known = [part.logits for part in parts if part.logits is not None]
+    if not known:
+        return None
+    width = max(logits.shape[1] for logits in known)
+    rows = [known[0].new_full((len(part), width), torch.nan) for part in parts]
+    for row, part in zip(rows, parts, strict=True):
+        if part.logits is not None:
+            row[:, : part.logits.shape[1]] = part.logits
+    return torch.cat(rows)

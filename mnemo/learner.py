@@ -32,6 +32,7 @@ class Strategy:
         stages: in order.
         budget: of the exemplar memory.
         codec: how it keeps them.
+        soft_labels: see :class:`mnemo.memory.ExemplarMemory`.
         backbone, head: names in :data:`mnemo.nets.BACKBONES` and :data:`mnemo.nets.HEADS`.
         classifier: by which the strategy predicts.
         waypoints: networks kept from a phase's own training until the phase ends, evenly spaced over its epochs.
@@ -48,6 +49,7 @@ class Strategy:
     stages: Sequence[Stage]
     budget: Budget
     codec: Codec = Raw()
+    soft_labels: float = 0.0
     backbone: str = "resnet32"
     head: str = "linear"
     classifier: Literal["head", "nearest_mean"] = "head"
@@ -133,7 +135,7 @@ class Learner:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.memory = ExemplarMemory(self.strategy.budget, self.strategy.codec)
+        self.memory = self._new_memory()
         self.net = self._new_net(0)
         self.previous: IncrementalNet | None = None
         self.waypoints: list[IncrementalNet] = []
@@ -240,6 +242,9 @@ class Learner:
             scale(net)
         net.load_state_dict(tensors)
         return net
+
+    def _new_memory(self) -> ExemplarMemory:
+        return ExemplarMemory(self.strategy.budget, self.strategy.codec, self.strategy.soft_labels)
 
     def _new_net(self, phase: int) -> IncrementalNet:
         with torch.random.fork_rng(devices=[]):

@@ -43,3 +43,25 @@ def margin_ranking(scores: Tensor, labels: Tensor, old_classes: int, margin: flo
     gaps = F.relu(margin - true + rivals).mean(dim=1)
     # a masked mean, not a selection: its shape does not depend on the batch, so nothing waits for the device
     return torch.where(is_old, gaps, 0).sum() / is_old.sum().clamp(min=1)
+
+
+def remembered(logits: Tensor, earlier: Tensor, temperature: float = 2.0) -> Tensor:
+    """Distillation from logits that were stored with some of the images.
+
+    Buzzega et al., "Dark experience for general continual learning", NeurIPS 2020, keep logits so and compare them by
+    their squared distance; here it is :func:`distillation`.
+
+    Args:
+        logits: (n, classes).
+        earlier: (n, m), m at most ``classes``; NaN for classes that were not known, and for images without.
+        temperature: see :func:`distillation`.
+
+    Returns:
+        The mean over all n images, those without counting 0.
+    """
+    known = ~earlier.isnan()
+    unknown = ~known & known.any(1, keepdim=True)  # images without take part as a whole, and count 0
+    new = (logits[:, : earlier.shape[1]] / temperature).masked_fill(unknown, -torch.inf).log_softmax(1)
+    old = (earlier.nan_to_num() / temperature).masked_fill(unknown, -torch.inf).log_softmax(1)
+    gaps = torch.where(known, old.exp() * (old - new), 0)
+    return gaps.sum() / len(logits)

@@ -57,7 +57,7 @@ class Stored:
     Attributes:
         images: as they are decoded.
         files: an encoded file for each; None where pixels are kept as they are.
-        sizes: what each takes, int64 (n,) on the CPU, its entry in the index of files included.
+        sizes: what each takes, int64 (n,) on the CPU: file, its entry in the index of files, and logits.
     """
 
     images: Images
@@ -69,9 +69,20 @@ class Stored:
         files = None if self.files is None else [self.files[i] for i in where.tolist()]
         return Stored(self.images.select(where), files, self.sizes[where.cpu()])
 
+    def with_logits(self, logits: Tensor) -> "Stored":
+        """The same with logits (n, classes), kept in half precision: two bytes each, and two for their number."""
+        before = 0 if self.images.logits is None else _logit_bytes(self.images.logits)
+        images = Images(self.images.pixels, self.images.labels, logits.half().float())
+        return Stored(images, self.files, self.sizes - before + _logit_bytes(logits))
+
+
+def _logit_bytes(logits: Tensor) -> Tensor:
+    return 2 * (~logits.isnan()).sum(1).cpu() + 2
+
 
 def stored(codec: Codec, images: Images) -> Stored:
-    """Images through a codec."""
+    """Images through a codec, without logits."""
+    images = Images(images.pixels, images.labels)
     if isinstance(codec, Raw):
         return Stored(images, None, torch.full((len(images),), images.bytes_each))
     files = codec.encode(images.pixels)
@@ -95,6 +106,7 @@ class ExemplarMemory:
     Args:
         budget: bytes for each class.
         codec: how exemplars are kept; see :mod:`mnemo.codecs`.
+        soft_labels: weight of the distillation from logits that are stored with every exemplar; 0: none are.
 
     Attributes:
         images: all exemplars as they are decoded, sorted by label and then by rank; None while empty.
@@ -104,8 +116,8 @@ class ExemplarMemory:
         squared_error: mean square of what rounding and codec changed, in grey levels, (n,); None as above.
     """
 
-    def __init__(self, budget: Budget, codec: Codec = Raw()) -> None:
-        self.codec = codec
+    def __init__(self, budget: Budget, codec: Codec = Raw(), soft_labels: float = 0.0) -> None:
+        self.codec, self.soft_labels = codec, soft_labels
         self._budget = budget
         self._stored: Stored | None = None
         self.originals: Tensor | None = None
@@ -158,6 +170,7 @@ class ExemplarMemory:
             kept: the same in the form of the memory's codec; None: they are encoded here.
         """
         exemplars = stored(self.codec, originals) if kept is None else kept
+        originals = Images(originals.pixels, originals.labels)
         if self.images is not None and torch.isin(exemplars.images.labels, self.images.labels).any():
             raise ValueError("exemplars of a class that the memory already holds")
         if not self.codec.lossless and self.originals is None:
@@ -188,9 +201,19 @@ class ExemplarMemory:
         assert self.squared_error is not None
         rounded = to_uint8(pixels)
         new = stored(self.codec, Images(rounded, self._stored.images.labels[where]))
+        if self._stored.images.logits is not None:
+            new = new.with_logits(self._stored.images.logits[where])
         self._stored = _replaced(self._stored, where, new)
         self.drafts = self.drafts.index_copy(0, where, rounded)
         self.squared_error[where.cpu()] = _squared_error(new.images.pixels, pixels.clamp(0, 255))
+
+    def remember(self, where: Tensor, logits: Tensor) -> None:
+        """Replace the logits of the exemplars at ``where`` (m,) by ``logits`` (m, classes), as many as they were."""
+        assert self._stored is not None
+        assert self._stored.images.logits is not None
+        rows = self._stored.images.logits.clone()
+        rows[where, : logits.shape[1]] = logits.to(rows.dtype)
+        self._stored = self._stored.with_logits(rows)
 
     def rms_displacement(self) -> float | None:
         """Root mean square distance of stored pixels from the real images they stand for, in grey levels."""
@@ -207,6 +230,10 @@ class ExemplarMemory:
         if self._stored is None or self.images is None:
             return {}
         tensors = {"labels": self.images.labels}
+        if self.images.logits is not None:
+            known = ~self.images.logits.isnan()
+            tensors["logits"] = self.images.logits[known].half()
+            tensors["logit_counts"] = known.sum(1).short()
         if self._stored.files is None:
             tensors["pixels"] = self.images.pixels
         else:
@@ -229,6 +256,8 @@ class ExemplarMemory:
             self._stored = stored(Raw(), Images(_last(tensors["pixels"]), tensors["labels"]))
         elif "files" in tensors:
             self._stored = self._from_files(tensors)
+        if self._stored is not None and "logits" in tensors:
+            self._stored = self._stored.with_logits(_unpacked(tensors["logits"], tensors["logit_counts"]))
         self.originals = _last(tensors["originals"]) if "originals" in tensors else None
         self.drafts = _last(tensors["drafts"]) if "drafts" in tensors else None
         self.squared_error = tensors["squared_error"].cpu() if "squared_error" in tensors else None
@@ -294,7 +323,17 @@ def _replaced(old: Stored, where: Tensor, new: Stored) -> Stored:
         files = [*files]
         for position, file in zip(where.tolist(), new.files, strict=True):
             files[position] = file
-    return Stored(Images(pixels, old.images.labels), files, old.sizes.index_copy(0, where.cpu(), new.sizes))
+    return Stored(
+        Images(pixels, old.images.labels, old.images.logits), files, old.sizes.index_copy(0, where.cpu(), new.sizes)
+    )
+
+
+def _unpacked(logits: Tensor, counts: Tensor) -> Tensor:
+    """Rows (n, most) out of logits one after the other and how many each has (n,), NaN behind them."""
+    counts = counts.long()
+    rows = logits.new_full((len(counts), int(counts.max())), torch.nan, dtype=torch.float)
+    rows[torch.arange(rows.shape[1], device=counts.device) < counts.unsqueeze(1)] = logits.float()
+    return rows
 
 
 def _squared_error(kept: Tensor, given: Tensor) -> Tensor:

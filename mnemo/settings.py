@@ -96,6 +96,8 @@ class Memory:
             compare with the literature by bytes, not by number.
         quality: of ``jpeg`` and ``webp``, 1 to 100.
         subsampling: of JPEG's colours, ``4:4:4`` (none) or ``4:2:0``.
+        soft_labels: weight of the distillation from logits that are stored with every exemplar, two bytes for each
+            class seen then, which count; 0: none are.
     """
 
     per_class: NonNegativeInt = 20
@@ -105,6 +107,7 @@ class Memory:
     codec: Literal["raw", "jpeg", "webp", "webp-lossless", "half"] = "raw"
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
+    soft_labels: NonNegativeFloat = 0.0
 
     @property
     def budget(self) -> Budget:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .augment import Augmentation
-from .compression import Choice, positions_by_class, shuffled_by_class, unit_features
+from .compression import Choice, logits, positions_by_class, shuffled_by_class, unit_features
 from .engine import Captured, Precision, autocast
 from .images import Images, join
+from .losses import remembered
 from .memory import ExemplarMemory, fitting, ranks, stored
 from .nets import IncrementalNet, Outputs, folded
 from .phases import Phase
@@ -221,7 +222,7 @@ class Training:
         self._stage, self._schedule, self._images = stage, schedule, images
         self._net, self._augmentation = situation.net, situation.augmentation
         self._draws = Draws(images.labels, situation.phase.first_label, schedule.replays)
-        self._device = images.labels.device
+        self._device, self._soft_labels = images.labels.device, situation.memory.soft_labels
         self._net.head.learn_old(stage.learn_old_weights)
         self._parameters = {n: p for n, p in self._net.named_parameters() if p.requires_grad}
         self._optimizer, self._momenta = _sgd(self._parameters, schedule)
@@ -267,6 +268,8 @@ class Training:
             outputs = self._net(pixels)
         old = self._previous(where, pixels) if self._previous else None
         loss = self._stage.objective(outputs, batch.labels, old)
+        if batch.logits is not None:
+            loss = loss + self._soft_labels * remembered(outputs.logits, batch.logits)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
@@ -392,6 +395,8 @@ class Compression:
         quota = memory.quota(self._situation.phase.labels.stop, images.shape)
         memory.shrink(quota)
         kept = stored(memory.codec, images)
+        if memory.soft_labels:
+            kept = kept.with_logits(logits(self._situation.net, kept.images))
         most = quota // int(kept.sizes.min())
         if most:
             where = self._stage.choice(self._situation.net, kept.images, most, generator)

@@ -68,6 +68,7 @@ def bic(
         ],
         budget=memory.budget,
         codec=memory.storage,
+        soft_labels=memory.soft_labels,
         backbone=training.backbone,
         transfer=training.transfer,
         waypoints=training.waypoints,

@@ -69,6 +69,7 @@ def lucir(
         ],
         budget=memory.budget,
         codec=memory.storage,
+        soft_labels=memory.soft_labels,
         backbone=training.backbone,
         transfer=training.transfer,
         waypoints=training.waypoints,

@@ -42,6 +42,7 @@ def lwf(
         ],
         budget=memory.budget,
         codec=memory.storage,
+        soft_labels=memory.soft_labels,
         backbone=training.backbone,
         transfer=training.transfer,
         waypoints=training.waypoints,

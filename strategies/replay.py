@@ -30,6 +30,7 @@ def replay(
         ],
         budget=memory.budget,
         codec=memory.storage,
+        soft_labels=memory.soft_labels,
         backbone=training.backbone,
         transfer=training.transfer,
         waypoints=training.waypoints,

@@ -29,6 +29,19 @@ def test_distillation_of_the_same_prediction_is_zero():
     assert float(losses.distillation(logits, logits)) == pytest.approx(0, abs=1e-6)
 
 
+def test_what_is_remembered_is_distilled_image_by_image():
+    new = torch.randn(4, 6, generator=GENERATOR, requires_grad=True)
+    earlier = torch.randn(4, 5, generator=GENERATOR)
+    earlier[1, 3:] = torch.nan  # an image of an earlier phase, with fewer classes
+    earlier[2] = torch.nan  # a new image
+    parts = [(new[[i]], earlier[[i], :width]) for i, width in ((0, 5), (1, 3), (3, 5))]
+    expected = sum(losses.distillation(logits, old, 2.0) for logits, old in parts) / 4
+    found = losses.remembered(new, earlier, 2.0)
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found, new, retain_graph=True)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, new)[0])
+
+
 def test_less_forget_is_the_cosine_embedding_loss():
     new, old = torch.randn(2, 6, 8, generator=GENERATOR)
     theirs = nn.CosineEmbeddingLoss()(new, old, torch.ones(6))

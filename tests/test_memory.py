@@ -154,3 +154,24 @@ def test_fitting_takes_the_first_of_each_class():
     assert fitting(labels, sizes, 7).tolist() == [0, 1, 5]
     assert fitting(labels, sizes, 8).tolist() == [0, 1, 2, 3, 5]
     assert fitting(labels, sizes, 2**80).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_logits_are_counted_kept_and_padded():
+    store = ExemplarMemory(per_class(9), soft_labels=1.0)
+    for first, classes in ((0, 2), (2, 5)):
+        new = exemplars(*((label, 2) for label in range(first, classes)))
+        kept = stored(store.codec, new).with_logits(torch.randn(len(new), classes))
+        assert kept.sizes.tolist() == [4 + 2 * classes + 2] * len(new)
+        store.admit(new, kept)
+    assert store.images.logits.isnan().sum(1).tolist() == [3] * 4 + [0] * 6
+    state = store.state()
+    assert store.bytes == sum(state[name].nbytes for name in ("pixels", "logits", "logit_counts"))
+    other = ExemplarMemory(per_class(9), soft_labels=1.0)
+    other.load(state)
+    assert torch.equal(other.images.logits.nan_to_num(7), store.images.logits.nan_to_num(7))
+    assert torch.equal(other.sizes, store.sizes)
+    store.remember(
+        torch.tensor([0, 9]), torch.full((2, 5), 3.0).masked_fill(store.images.logits[[0, 9]].isnan(), torch.nan)
+    )
+    assert store.images.logits[9].tolist() == [3.0] * 5
+    assert store.sizes.tolist() == other.sizes.tolist()

@@ -403,3 +403,32 @@ def test_a_rehearsal_is_the_same_again_and_sees_which_exemplars_it_has():
         rehearsal.accuracy(at, images, ("x", run)) for run in range(4)
     ]
     assert at.net.head.classes == 4, "the network itself has grown"
+
+
+def test_logits_are_stored_with_exemplars_and_renewed_when_they_move():
+    torch.manual_seed(2)
+    labels = torch.arange(4).repeat_interleave(12)
+    images = Images(torch.randint(0, 255, (48, 1, 8, 8), dtype=torch.uint8), labels)
+    stream = split_by_class(images, images, order=[0, 1, 2, 3], base_classes=2, increment=2)
+    strategy = mnemonics(
+        training=Training(epochs=1, batch_size=16, backbone="small"),
+        memory=Memory(per_class=5, soft_labels=1.0),
+        pixels=dataclasses.replace(PIXELS, pixel_step=3.0, adjust_epochs=0),
+        bilevel=BILEVEL,
+        fine_tuning=FineTuning(),
+    )
+    learner = Learner(strategy, 1, [120.0], [70.0], CropAndFlip(1, False), torch.device("cpu"), seed=0)
+    for event in learner.learn(stream[0]):
+        if event.stage == "compress":
+            chosen = learner.memory.images.logits.clone()
+    kept = learner.memory.images
+    assert not torch.equal(kept.logits, chosen)
+    with torch.no_grad():
+        said = learner.net.eval()(kept.pixels).logits
+    torch.testing.assert_close(kept.logits, said, rtol=1e-2, atol=1e-3)
+    assert len(kept) == 2 * 4, "five raw images less the bytes of logits are four"
+    learner.evaluate(stream)
+    for _ in learner.learn(stream[1]):
+        pass
+    known = (~learner.memory.images.logits.isnan()).sum(1)
+    assert known.tolist() == [2] * 8 + [4] * 8

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveI
 from torch import Tensor
 
 from ..codecs import Codec, Raw, to_uint8
+from ..compression import logits
 from ..images import Images
 from ..memory import ranks
 from ..stages import Situation
@@ -174,7 +175,7 @@ class PixelLoop:
     ) -> None:
         self.epochs = epochs
         self._settings, self._where, self._pairs, self._gradient = settings, where, pairs, gradient
-        self._memory, self._phase = situation.memory, situation.phase
+        self._memory, self._phase, self._net = situation.memory, situation.phase, situation.net
         assert self._memory.images is not None
         self._pixels = Pixels(self._memory.images.select(where), settings, self._memory.codec)
 
@@ -199,6 +200,15 @@ class PixelLoop:
         self._pixels.load(state)
 
     def end(self) -> None:
-        """Store the pixels; where their files have grown beyond the budget, the last in rank go."""
+        """Store the pixels, with the logits that they have now; what has grown beyond the budget goes, last in rank."""
         self._memory.store(self._where, self._pixels.values)
+        kept = self._memory.images
+        if kept is not None and kept.logits is not None:
+            self._memory.remember(self._where, self._logits(kept.select(self._where)))
         self._memory.shrink(self._memory.quota(self._phase.labels.stop, self._phase.train.shape))
+
+    def _logits(self, images: Images) -> Tensor:
+        """Of the present network, for the classes that each image's logits are of."""
+        assert images.logits is not None
+        found = logits(self._net, images)[:, : images.logits.shape[1]]
+        return found.masked_fill(images.logits.isnan(), torch.nan)
