@@ -17,7 +17,7 @@ from .components.scaling_shifting import scale
 from .files import InputError
 from .memory import Budget, ExemplarMemory
 from .nets import IncrementalNet, Outputs, build
-from .phases import ClassStream, Phase
+from .phases import ClassStream, Phase, held_out
 from .seeds import derive, generator
 from .stages import Loop, Situation, Stage, Train, grow
 
@@ -35,6 +35,7 @@ class Strategy:
         soft_labels: see :class:`mnemo.memory.ExemplarMemory`.
         backbone, head: names in :data:`mnemo.nets.BACKBONES` and :data:`mnemo.nets.HEADS`.
         classifier: by which the strategy predicts.
+        hold_out: part of each class's images that the network is not trained on; exemplars are optimised for it.
         waypoints: networks kept from a phase's own training until the phase ends, evenly spaced over its epochs.
         imprint: new classes' weights start as their mean direction in feature space, not at random.
         from_scratch: every phase starts with a new network.
@@ -53,6 +54,7 @@ class Strategy:
     backbone: str = "resnet32"
     head: str = "linear"
     classifier: Literal["head", "nearest_mean"] = "head"
+    hold_out: float = 0.0
     waypoints: int = 0
     imprint: bool = False
     from_scratch: bool = False
@@ -150,11 +152,15 @@ class Learner:
         at = self.position
         if at.phase != phase.index:
             raise ValueError(f"phase {phase.index} does not follow: the learner is at {at}")
-        phase = Phase(phase.index, phase.classes, phase.first_label, phase.train.to(self.device), phase.test)
+        images = phase.train.to(self.device)
+        train, held = held_out(images, self.strategy.hold_out, generator(self.seed, phase.index, "hold out"))
+        phase = Phase(phase.index, phase.classes, phase.first_label, train, phase.test)
         if self.net.head.classes < phase.labels.stop:
             self._grow(phase)
         seed = (self.seed, phase.index)
-        situation = Situation(self.net, self.previous, self.memory, phase, self.augmentation, seed, self.waypoints)
+        situation = Situation(
+            self.net, self.previous, self.memory, phase, self.augmentation, seed, self.waypoints, held
+        )
         for index in range(at.stage, len(self.strategy.stages)):
             yield from self._go_through(index, situation)
 

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .compression import shuffled_by_class
 from .files import InputError
 from .images import Images
+from .memory import ranks
 from .seeds import generator
 
 
@@ -152,6 +154,30 @@ def _rows_by_class(labels: Tensor, classes: Sequence[int]) -> dict[int, Tensor]:
     counts = torch.bincount(labels, minlength=max(classes) + 1)
     ends = counts.cumsum(0)
     return {c: order[ends[c] - counts[c] : ends[c]] for c in classes}
+
+
+def held_out(images: Images, share: float, generator: torch.Generator) -> tuple[Images, Images | None]:
+    """A part of each class's images, chosen at random and rounded to whole images, and the others before it.
+
+    Args:
+        images: in any order, which stays.
+        share: 0 holds out nothing, and the second result is None.
+        generator: decides which.
+
+    Raises:
+        InputError: nothing would be left of a class.
+    """
+    if not share:
+        return images, None
+    by_class = shuffled_by_class(images.labels, generator)
+    labels = images.labels[by_class]
+    counts = torch.bincount(labels)
+    size = (counts * share).round().clamp(min=1)
+    if (size >= counts)[counts > 0].any():
+        raise InputError(f"hold_out={share}: no image would be left of a class with {int(counts[counts > 0].min())}")
+    held = torch.zeros_like(images.labels, dtype=torch.bool)
+    held[by_class] = ranks(labels) < size[labels]
+    return images.select(~held), images.select(held)
 
 
 def split_by_class(

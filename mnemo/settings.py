@@ -41,6 +41,7 @@ class Training:
         backbone: a name in :data:`mnemo.nets.BACKBONES`.
         transfer: ``scaling`` freezes the kernels after phase 0, and scales that learn take their place; see
             :mod:`mnemo.components.scaling_shifting`.
+        hold_out: part of each class's images that the network is not trained on; exemplars are optimised for it.
         waypoints: networks kept from a phase's own training until the phase ends; see
             :class:`mnemo.exemplars.starts.Starts`.
         precision: ``fp32``, or ``bf16`` for the network's training on a GPU; see :class:`mnemo.stages.Schedule`.
@@ -57,6 +58,7 @@ class Training:
     batch_size: Annotated[int, Field(ge=2)] = 128
     backbone: Literal["resnet32", "resnet20", "resnet8", "resnet18", "small"] = "resnet32"
     transfer: Transfer = "none"
+    hold_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     waypoints: Annotated[int, Field(ge=0, le=9)] = 0
     precision: Precision = "fp32"
 

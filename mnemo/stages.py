@@ -38,6 +38,7 @@ class Situation:
         augmentation: how training images are varied.
         seed: names this phase of this run; append a name to draw from :func:`mnemo.seeds.generator`.
         waypoints: networks kept from the phase's own training, frozen, earliest first.
+        held_out: images of the phase's classes that are not trained on; None: there are none.
     """
 
     net: IncrementalNet
@@ -47,6 +48,7 @@ class Situation:
     augmentation: Augmentation
     seed: tuple[int | str, ...]
     waypoints: Sequence[IncrementalNet] = ()
+    held_out: Images | None = None
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator for a named place in this phase."""

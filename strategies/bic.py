@@ -71,6 +71,7 @@ def bic(
         soft_labels=memory.soft_labels,
         backbone=training.backbone,
         transfer=training.transfer,
+        hold_out=training.hold_out,
         waypoints=training.waypoints,
         head="bias_corrected",
     )

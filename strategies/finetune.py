@@ -20,5 +20,6 @@ def finetune(*, training: Training = Training(), head: Head = "cosine") -> Strat
         budget=per_class(0),
         backbone=training.backbone,
         transfer=training.transfer,
+        hold_out=training.hold_out,
         head=head,
     )

@@ -22,6 +22,7 @@ def joint(*, training: Training = Training(), head: Head = "cosine", from_scratc
         budget=everything(),
         backbone=training.backbone,
         transfer=training.transfer,
+        hold_out=training.hold_out,
         head=head,
         from_scratch=from_scratch,
         nearest_mean=False,

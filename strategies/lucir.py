@@ -72,6 +72,7 @@ def lucir(
         soft_labels=memory.soft_labels,
         backbone=training.backbone,
         transfer=training.transfer,
+        hold_out=training.hold_out,
         waypoints=training.waypoints,
         head="cosine",
         imprint=True,

@@ -45,6 +45,7 @@ def lwf(
         soft_labels=memory.soft_labels,
         backbone=training.backbone,
         transfer=training.transfer,
+        hold_out=training.hold_out,
         waypoints=training.waypoints,
         head=head,
     )

@@ -33,6 +33,7 @@ def replay(
         soft_labels=memory.soft_labels,
         backbone=training.backbone,
         transfer=training.transfer,
+        hold_out=training.hold_out,
         waypoints=training.waypoints,
         head=head,
     )

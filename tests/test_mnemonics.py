@@ -432,3 +432,20 @@ def test_logits_are_stored_with_exemplars_and_renewed_when_they_move():
         pass
     known = (~learner.memory.images.logits.isnan()).sum(1)
     assert known.tolist() == [2] * 8 + [4] * 8
+
+
+def test_exemplars_are_optimised_for_images_that_are_held_out():
+    at = situation()
+    other = Images(at.phase.train.pixels // 2, at.phase.train.labels)
+    seen = []
+
+    class Spy:
+        def begin(self, situation, stage):
+            return lambda epoch, exemplars, labels, outer, draw: (seen.append(outer), (exemplars.sum(), exemplars))[1]
+
+        def work(self, exemplars, outer):
+            return 0.0
+
+    Optimise(Spy(), PIXELS).begin(dataclasses.replace(at, held_out=other)).epoch(0, torch.Generator())
+    shown = {image.numpy().tobytes() for outer in seen for image in outer.pixels}
+    assert shown <= {image.numpy().tobytes() for image in other.pixels}

@@ -5,7 +5,7 @@ import torch
 
 from mnemo.files import InputError
 from mnemo.images import Images
-from mnemo.phases import class_order, split_by_class
+from mnemo.phases import class_order, held_out, split_by_class
 
 PUBLISHED = """
 68 56 78 8 23 84 90 65 74 76 40 89 3 92 55 9 26 80 43 38 58 70 77 1 85 19 17 50 28 53 13 81 45 82 6 59 83 16 15 44 91
@@ -83,6 +83,19 @@ def test_few_images_after_the_base_phase():
     assert len(held[1].test) == 4
     other = stream(increment_images=4, order=class_order(7, 1)[::-1])
     assert few.groups[0] != other.groups[0]
+
+
+def test_a_share_of_each_class_is_held_out():
+    whole = images([10, 20, 1, 5])
+    draw = torch.Generator().manual_seed(0)
+    with pytest.raises(InputError, match="no image would be left of a class with 1"):
+        held_out(whole, 0.2, draw)
+    whole = images([10, 20, 3, 5])
+    rest, held = held_out(whole, 0.2, draw)
+    assert torch.bincount(held.labels).tolist() == [2, 4, 1, 1]
+    every = sorted(map(tuple, whole.pixels.flatten(1).tolist()))
+    assert sorted(map(tuple, [*rest.pixels.flatten(1).tolist(), *held.pixels.flatten(1).tolist()])) == every
+    assert held_out(whole, 0, draw) == (whole, None)
 
 
 def test_a_sample_is_some_training_images():

@@ -48,8 +48,8 @@ class Rehearsal:
     def accuracy(self, situation: Situation, exemplars: Images, seed: tuple[int | str, ...]) -> float:
         """Accuracy in % after a whole phase with these exemplars, the mean over present and made-up classes.
 
-        Measured by the head, on the present phase's images (the network has seen them, and forgets), and on images of
-        the made-up classes that the rehearsal does not train on.
+        Measured by the head, on the present phase's images (held out where there are such; otherwise the network has
+        seen them, and forgets), and on images of the made-up classes that the rehearsal does not train on.
         """
         phase = self._phase(situation, seed)
         memory = ExemplarMemory(everything())
@@ -63,7 +63,8 @@ class Rehearsal:
             memory.admit(new)
             for _ in self._epochs(self.fine_tune, at):
                 pass
-        return _accuracy(at.net, join([_some(situation.phase.train, at.generator("measured")), phase.test]))
+        known = situation.phase.train if situation.held_out is None else situation.held_out
+        return _accuracy(at.net, join([_some(known, at.generator("measured")), phase.test]))
 
     def work(self, exemplars: int) -> float:
         """About how many images a rehearsal passes through the network."""

@@ -17,7 +17,8 @@ from .rehearsal import Rehearsal
 class Optimise:
     """Optimise the present phase's exemplars on its images; the memory must hold them already.
 
-    An epoch takes every exemplar once, and as many random images as that needs.
+    An epoch takes every exemplar once, and as many random images as that needs: of those held out of training where
+    there are any.
 
     Attributes:
         objective: what they are optimised for.
@@ -36,11 +37,12 @@ class Optimise:
             return None
         where = _last_in_rank(exemplars.labels, settings.optimised_share)
         where = where[exemplars.labels[where] >= phase.first_label]
+        stood_for = phase.train if situation.held_out is None else situation.held_out
 
         def pairs(pixels: Pixels, generator: torch.Generator) -> Iterator[tuple[Tensor, Images]]:
             for batch in class_balanced(pixels.labels, settings.exemplar_batch, generator):
-                query = torch.randint(len(phase.train), (settings.outer_batch,), generator=generator)
-                yield batch, phase.train.select(query.to(phase.train.labels.device))
+                query = torch.randint(len(stood_for), (settings.outer_batch,), generator=generator)
+                yield batch, stood_for.select(query.to(stood_for.labels.device))
 
         if not len(where):
             return None
