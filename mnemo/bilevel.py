@@ -154,13 +154,13 @@ def closed_form(
     if not (ridge > 0 and scale > 0):
         raise ValueError(f"ridge {ridge} and scale {scale} must be above 0")
     features = features.detach().requires_grad_()
-    head = _ridge_regression(F.normalize(features), F.one_hot(labels, classes).to(features) - 1 / classes, ridge)
+    head = ridge_regression(F.normalize(features), F.one_hot(labels, classes).to(features) - 1 / classes, ridge)
     loss = F.cross_entropy(scale * F.normalize(queries.detach()) @ head, targets)
     (gradient,) = torch.autograd.grad(loss, features)
     return Hypergradient(loss.detach(), gradient)
 
 
-def _ridge_regression(x: Tensor, y: Tensor, ridge: float) -> Tensor:
+def ridge_regression(x: Tensor, y: Tensor, ridge: float) -> Tensor:
     """The (d, k) minimum of |x w - y|^2 + ridge |w|^2 over w, by the smaller of its two systems."""
     m, d = x.shape
     system, side = (x @ x.T, y) if m <= d else (x.T @ x, x.T @ y)

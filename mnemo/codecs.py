@@ -31,7 +31,7 @@ from .names import refuse_unknown
 Shape = tuple[int, int, int]
 """Channels, height and width of one image."""
 
-NAMES = ("raw", "jpeg", "webp", "webp-lossless", "half")
+NAMES = ("raw", "jpeg", "webp", "webp-lossless", "half", "best-jpeg")
 """What :func:`make` knows."""
 
 _END_OF_IMAGE = b"\xff\xd9"
@@ -103,7 +103,12 @@ def make(name: str, quality: int, subsampling: str) -> Codec:
         return Jpeg(quality, subsampling)
     if name == "webp":
         return WebP(quality)
-    others: dict[str, Codec] = {"raw": Raw(), "webp-lossless": WebPLossless(), "half": Half()}
+    others: dict[str, Codec] = {
+        "raw": Raw(),
+        "webp-lossless": WebPLossless(),
+        "half": Half(),
+        "best-jpeg": Mixed((Jpeg(50, "4:2:0"), Jpeg(75, "4:2:0"), Jpeg(90))),
+    }
     return others[name]
 
 
@@ -315,6 +320,98 @@ class Half:
     def through(self, pixels: Tensor) -> Tensor:
         """See :class:`Codec`. Both steps are linear but for rounding."""
         return _exact(self, pixels, doubled(halved(pixels), *pixels.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Several codecs in one memory: the first byte of a file says which.
+
+    By itself it encodes with the first of them; :meth:`member` gives the others. What each shares is stored once.
+
+    Attributes:
+        codecs: at most 256.
+    """
+
+    codecs: tuple[Codec, ...]
+    fixed_size = False
+
+    @property
+    def name(self) -> str:
+        """See :class:`Codec`."""
+        return "one of " + ", ".join(codec.name for codec in self.codecs)
+
+    @property
+    def lossless(self) -> bool:
+        """See :class:`Codec`."""
+        return all(codec.lossless for codec in self.codecs)
+
+    def member(self, index: int) -> "Member":
+        """The codec at ``index``, whose files this one can read."""
+        return Member(self, index)
+
+    def shared(self, shape: Shape) -> bytes:
+        """See :class:`Codec`."""
+        return b"".join(codec.shared(shape) for codec in self.codecs)
+
+    def encode(self, pixels: Tensor) -> list[bytes]:
+        """See :class:`Codec`."""
+        return self.member(0).encode(pixels)
+
+    def decode(self, files: Sequence[bytes], shape: Shape) -> Tensor:
+        """See :class:`Codec`."""
+        channels, height, width = shape
+        pixels = torch.empty(len(files), height, width, channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+        for index, codec in enumerate(self.codecs):
+            where = [position for position, file in enumerate(files) if file[:1] == bytes([index])]
+            if where:
+                pixels[where] = codec.decode([files[position][1:] for position in where], shape)
+        if any(file[:1] not in [bytes([index]) for index in range(len(self.codecs))] for file in files):
+            raise InputError(f"{self.name}: a damaged image: it is of none of them")
+        return pixels
+
+    def through(self, pixels: Tensor) -> Tensor:
+        """See :class:`Codec`."""
+        return self.codecs[0].through(pixels)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One codec of several; see :class:`Mixed`, which reads its files.
+
+    Attributes:
+        mixed: all of them.
+        index: of this one.
+    """
+
+    mixed: Mixed
+    index: int
+    fixed_size = False
+
+    @property
+    def name(self) -> str:
+        """See :class:`Codec`."""
+        return self.mixed.codecs[self.index].name
+
+    @property
+    def lossless(self) -> bool:
+        """See :class:`Codec`."""
+        return self.mixed.codecs[self.index].lossless
+
+    def shared(self, shape: Shape) -> bytes:
+        """See :class:`Codec`."""
+        return self.mixed.shared(shape)
+
+    def encode(self, pixels: Tensor) -> list[bytes]:
+        """See :class:`Codec`."""
+        return [bytes([self.index]) + file for file in self.mixed.codecs[self.index].encode(pixels)]
+
+    def decode(self, files: Sequence[bytes], shape: Shape) -> Tensor:
+        """See :class:`Codec`."""
+        return self.mixed.decode(files, shape)
+
+    def through(self, pixels: Tensor) -> Tensor:
+        """See :class:`Codec`."""
+        return self.mixed.codecs[self.index].through(pixels)
 
 
 def halved(pixels: Tensor) -> Tensor:

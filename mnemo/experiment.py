@@ -108,6 +108,8 @@ def prepare(
     _refuse_slow_precision(settings.flat(arguments), where)
     data = datasets.load(protocol.dataset, data_dir)
     order = class_order(len(data.class_names), seed if protocol.order_seed is None else protocol.order_seed)
+    if protocol.classes is not None and protocol.classes > len(order):
+        raise InputError(f"classes={protocol.classes}: {protocol.dataset} has {len(order)}")
     order = order[: protocol.classes]
     stream = split_by_class(
         data.train,
@@ -264,6 +266,7 @@ def base_identity(experiment: Experiment) -> dict[str, Any]:
         "backbone": learner.strategy.backbone,
         "head": learner.strategy.head,
         "schedule": schedule,
+        "hold_out": learner.strategy.hold_out,
     }
 
 
@@ -318,6 +321,9 @@ def _note(experiment: Experiment, event: Event) -> None:
     run.seconds = {stage: round(seconds, 3) for stage, seconds in learner.seconds.items()}
     run.peak_memory_bytes = max(run.peak_memory_bytes, machine.peak_memory(learner.device))
     if not isinstance(event, PhaseDone):
+        if event.epoch == event.epochs - 1:
+            run.outcomes += [{} for _ in range(len(run.outcomes), event.phase + 1)]
+            run.outcomes[event.phase][event.stage] = {name: float(value) for name, value in event.shown.items()}
         return
     phases = len(experiment.stream)
     earlier, run.by_classifier = run.by_classifier, {}  # a classifier that exists no longer has no average
@@ -359,9 +365,25 @@ def _samples(experiment: Experiment) -> list[ExemplarSample]:
         label = int(memory.images.labels[position])
         after = memory.images.pixels[position]
         before = after if memory.originals is None else memory.originals[position]
-        name = run.class_names[run.class_order[label]]
-        result.append(ExemplarSample(class_name=name, phase=phase_of[label], before=_png(before), after=_png(after)))
+        sample = ExemplarSample(
+            class_name=run.class_names[run.class_order[label]],
+            phase=phase_of[label],
+            before=_png(before),
+            after=_png(after),
+            draft=_draft(memory, position),
+            bytes=int(memory.sizes[position]),
+            raw_bytes=memory.images.bytes_each,
+        )
+        result.append(sample)
     return result
+
+
+def _draft(memory: ExemplarMemory, position: int) -> str | None:
+    """An optimised exemplar before a lossy codec, as a picture; None where that is what is stored or was chosen."""
+    if memory.codec.lossless or memory.originals is None or memory.drafts is None:
+        return None
+    draft = memory.drafts[position]
+    return None if torch.equal(draft, memory.originals[position]) else _png(draft)
 
 
 def _png(pixels: Tensor) -> str:

@@ -175,7 +175,8 @@ class ExemplarMemory:
             raise ValueError("exemplars of a class that the memory already holds")
         if not self.codec.lossless and self.originals is None:
             self._begin_evidence()
-        before, self._stored = self._stored, _joined(self._stored, exemplars)
+        before = self._stored
+        self._stored = exemplars if before is None else joined([before, exemplars])
         if self.originals is not None and self.drafts is not None and self.squared_error is not None:
             labels = exemplars.images.labels if before is None else before.images.labels
             new = [originals] if before is None else [Images(self.originals, labels), originals]
@@ -308,11 +309,12 @@ def fitting(labels: Tensor, sizes: Tensor, quota: int) -> Tensor:
     return (within <= min(quota, 2**62)).nonzero().squeeze(1)
 
 
-def _joined(old: Stored | None, new: Stored) -> Stored:
-    if old is None:
-        return new
-    files = None if old.files is None or new.files is None else [*old.files, *new.files]
-    return Stored(join([old.images, new.images]), files, torch.cat([old.sizes, new.sizes]))
+def joined(parts: Sequence[Stored]) -> Stored:
+    """All of them, one after the other. Raises ValueError if there is none."""
+    files: list[bytes] | None = []
+    for part in parts:
+        files = None if files is None or part.files is None else [*files, *part.files]
+    return Stored(join([part.images for part in parts]), files, torch.cat([part.sizes for part in parts]))
 
 
 def _replaced(old: Stored, where: Tensor, new: Stored) -> Stored:

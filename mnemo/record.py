@@ -51,10 +51,10 @@ class ExemplarState(_Strict):
     Attributes:
         per_class: exemplars a class (the largest number where classes differ).
         count: exemplars in all.
-        bytes: what their stored pixels take.
-        rms_displacement: root mean square over all stored pixels of how far they are from the real images that the
-            exemplars started as, in grey levels; None where exemplars are real images.
-        rms_quantisation: the same for what rounding to whole grey levels changed.
+        bytes: what is kept takes on disk, headers included.
+        rms_displacement: root mean square over all stored pixels of how far they are from the real images that they
+            stand for, by optimisation and codec, in grey levels; None where real images are kept as they are.
+        rms_quantisation: the same for what rounding and codec changed.
     """
 
     per_class: int = 0
@@ -71,19 +71,34 @@ class ExemplarHistory(ExemplarState):
 
 
 class ExemplarSample(_Strict):
-    """One exemplar as it was chosen and as it is stored: PNG files in base64."""
+    """One exemplar; pictures are PNG files in base64.
+
+    Attributes:
+        class_name: its class.
+        phase: the one that brought it.
+        before: the real image that it was chosen as.
+        after: as it is decoded from what is stored.
+        draft: as it was optimised, before a lossy codec; None where the codec is lossless (it is ``after`` then) or
+            nothing was optimised (it is ``before`` then).
+        bytes: what it takes on disk, without what all exemplars share; None in older records.
+        raw_bytes: what the pixels of the real image take; None as above.
+    """
 
     class_name: str
     phase: int
     before: str
     after: str
+    draft: str | None = None
+    bytes: int | None = None
+    raw_bytes: int | None = None
 
 
 class Run(_Strict):
     """One run of one strategy on one protocol with one seed. Accuracies are in %.
 
     ``accuracy`` to ``average_forgetting`` are those of ``classifier``, the one by which the strategy predicts;
-    ``by_classifier`` has the same for every classifier that there is.
+    ``by_classifier`` has the same for every classifier that there is. ``outcomes`` has for each phase, by the names of
+    its stages, what each showed in its last epoch.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -110,6 +125,7 @@ class Run(_Strict):
     by_classifier: dict[Classifier, Accuracies] = {}
     exemplars: ExemplarHistory = ExemplarHistory()
     exemplar_samples: list[ExemplarSample] = []
+    outcomes: list[dict[str, dict[str, float]]] = []
     seconds: dict[str, float] = {}
     peak_memory_bytes: int = 0
     complete: bool = False

@@ -94,8 +94,9 @@ class Memory:
         budget_bytes: the budget in bytes, shared likewise; takes the place of ``per_class``.
         exemplars: ``herding`` or ``random``.
         codec: how exemplars are kept; a budget holds as many as fit. ``raw`` pixels, ``jpeg``, ``webp``,
-            ``webp-lossless``, or ``half`` of height and width. Results with anything but ``raw`` and ``webp-lossless``
-            compare with the literature by bytes, not by number.
+            ``webp-lossless``, ``half`` of height and width, or ``best-jpeg``: for each class JPEG at the quality (50,
+            75 or 90) that serves it best; see :func:`mnemo.rates.best`. Results with anything but ``raw`` and
+            ``webp-lossless`` compare with the literature by bytes, not by number.
         quality: of ``jpeg`` and ``webp``, 1 to 100.
         subsampling: of JPEG's colours, ``4:4:4`` (none) or ``4:2:0``.
         soft_labels: weight of the distillation from logits that are stored with every exemplar, two bytes for each
@@ -106,7 +107,7 @@ class Memory:
     total: PositiveInt | None = None
     budget_bytes: PositiveInt | None = None
     exemplars: Literal["herding", "random"] = "herding"
-    codec: Literal["raw", "jpeg", "webp", "webp-lossless", "half"] = "raw"
+    codec: Literal["raw", "jpeg", "webp", "webp-lossless", "half", "best-jpeg"] = "raw"
     quality: Annotated[int, Field(ge=1, le=100)] = 90
     subsampling: Literal["4:4:4", "4:2:0"] = "4:4:4"
     soft_labels: NonNegativeFloat = 0.0

@@ -12,14 +12,16 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from . import rates
 from .augment import Augmentation
+from .codecs import Codec, Mixed
 from .compression import Choice, logits, positions_by_class, shuffled_by_class, unit_features
 from .engine import Captured, Precision, autocast
 from .images import Images, join
 from .losses import remembered
-from .memory import ExemplarMemory, fitting, ranks, stored
+from .memory import ExemplarMemory, Stored, fitting, joined, ranks, stored
 from .nets import IncrementalNet, Outputs, folded
-from .phases import Phase
+from .phases import Phase, held_out
 from .seeds import generator
 
 Objective = Callable[[Outputs, Tensor, Outputs | None], Tensor]
@@ -394,18 +396,43 @@ class Compression:
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """Shrink, choose, admit."""
         memory, images = self._situation.memory, self._situation.phase.train
-        quota = memory.quota(self._situation.phase.labels.stop, images.shape)
-        memory.shrink(quota)
-        kept = stored(memory.codec, images)
-        if memory.soft_labels:
+        memory.shrink(self._quota())
+        if isinstance(memory.codec, Mixed):
+            where, kept = self._at_best_rates(memory.codec, images, generator)
+        else:
+            where, kept = self._chosen(memory.codec, images, generator)
+        if len(where):
+            memory.admit(images.select(where), kept)
+        return {"exemplars": len(memory)}
+
+    def _quota(self) -> int:
+        return self._situation.memory.quota(self._situation.phase.labels.stop, self._situation.phase.train.shape)
+
+    def _chosen(self, codec: Codec, images: Images, generator: torch.Generator) -> tuple[Tensor, Stored]:
+        """Positions of the images that are kept in this codec, and how they are kept."""
+        kept, quota = stored(codec, images), self._quota()
+        if self._situation.memory.soft_labels:
             kept = kept.with_logits(logits(self._situation.net, kept.images))
         most = quota // int(kept.sizes.min())
-        if most:
-            where = self._stage.choice(self._situation.net, kept.images, most, generator)
-            where = where[fitting(images.labels[where].cpu(), kept.sizes[where.cpu()], quota).to(where.device)]
-            if len(where):
-                memory.admit(images.select(where), kept.select(where))
-        return {"exemplars": len(memory)}
+        if not most:
+            return torch.zeros(0, dtype=torch.int64), kept
+        where = self._stage.choice(self._situation.net, kept.images, most, generator)
+        where = where[fitting(images.labels[where].cpu(), kept.sizes[where.cpu()], quota).to(where.device)]
+        return where, kept.select(where)
+
+    def _at_best_rates(self, codec: Mixed, images: Images, generator: torch.Generator) -> tuple[Tensor, Stored]:
+        """The same with a codec for each class; see :func:`mnemo.rates.best`."""
+        rest, held = held_out(images, 0.2, generator)
+        assert held is not None
+        members = [codec.member(index) for index in range(len(codec.codecs))]
+        tried = [self._chosen(member, rest, generator)[1].images for member in members]
+        best = rates.best(self._situation.net, tried, held, old_exemplars(self._situation))
+        found = [self._chosen(member, images, generator) for member in members]
+        mine = [(best[images.labels[where]] == index).nonzero().squeeze(1) for index, (where, _) in enumerate(found)]
+        where = torch.cat([where[some] for (where, _), some in zip(found, mine, strict=True)])
+        kept = joined([kept.select(some) for (_, kept), some in zip(found, mine, strict=True)])
+        order = images.labels[where].argsort(stable=True)
+        return where[order], kept.select(order)
 
     def state(self) -> dict[str, Tensor]:
         """Nothing but the memory."""

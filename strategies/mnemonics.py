@@ -64,10 +64,12 @@ def mnemonics(
         less_forget: of LUCIR, where that is the base; ImageNet has 10.
 
     Raises:
-        InputError: the strategy's own loss is asked for where only the head learns.
+        InputError: the strategy's own loss is asked for where only the head learns, or several codecs are.
     """
     if bilevel.level != "network" and (bilevel.inner_loss, bilevel.outer_loss) != ("cross_entropy", "cross_entropy"):
         raise InputError(f"level={bilevel.level}: inner_loss and outer_loss are cross_entropy unless level=network")
+    if memory.codec == "best-jpeg" and pixels.exemplar_epochs:
+        raise InputError("codec=best-jpeg chooses among codecs before pixels move: optimise through one, such as jpeg")
     if on == "lucir":
         base = lucir(training=training, memory=memory, fine_tuning=fine_tuning, less_forget=less_forget)
     else:

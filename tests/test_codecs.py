@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mnemo.codecs import NAMES, Half, Jpeg, Raw, WebP, WebPLossless, make, round_trip, without_fine_colour
+from mnemo.codecs import NAMES, Half, Jpeg, Mixed, Raw, WebP, WebPLossless, make, round_trip, without_fine_colour
 from mnemo.files import InputError
 
 SHAPES = [(3, 32, 32), (1, 8, 8), (3, 9, 13), (1, 13, 9), (3, 1, 2)]
@@ -212,3 +212,21 @@ def test_what_no_codec_has_is_refused(arguments, complaint):
 def test_pictures_have_one_or_three_channels(codec):
     with pytest.raises(InputError, match="1 or 3 channels, not 2"):
         codec.encode(torch.zeros(1, 2, 8, 8, dtype=torch.uint8))
+
+
+MIXED = Mixed((Jpeg(50), Raw(), WebPLossless()))
+
+
+def test_a_mixture_reads_what_each_of_its_members_wrote():
+    before = pixels((3, 16, 16), count=6)
+    files, expected = [], []
+    for index, codec in enumerate(MIXED.codecs):
+        some = before[2 * index : 2 * index + 2]
+        written = MIXED.member(index).encode(some)
+        assert [len(file) for file in written] == [len(file) + 1 for file in codec.encode(some)]
+        files += written
+        expected.append(round_trip(codec, some))
+    assert torch.equal(MIXED.decode(files[::-1], (3, 16, 16)), torch.cat(expected).flip(0))
+    assert MIXED.shared((3, 16, 16)) == Jpeg(50).shared((3, 16, 16))
+    with pytest.raises(InputError, match="damaged"):
+        MIXED.decode([b"\x07abc"], (3, 16, 16))

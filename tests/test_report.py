@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 import statistics
 from html.parser import HTMLParser
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnemo import record, report
+from mnemo import experiment, protocols, record, report
 from mnemo.files import InputError
+from mnemo.learner import EpochDone
+from mnemo.memory import ranks
 from mnemo.record import Accuracies, ExemplarHistory, ExemplarSample, Run
 from mnemo.report import samples, svg
 from mnemo.report.summary import gather
@@ -265,9 +268,10 @@ def test_changes_are_signed_around_mid_grey_and_amplified():
     found = samples.sheet("mnemonics", make_run())
     assert found is not None
     assert found.amplification == 16  # 4 grey levels are 64 at 16 times, and would be 128 at 32 times
-    change = found.exemplars[0].change[..., 0]
+    pictures = found.exemplars[0].pictures
+    change = pictures["change"][..., 0]
     assert (change[0, 0], change[1, 1]) == (128, 128 + 16 * 4)
-    assert np.array_equal(found.exemplars[0].after, np.array(decoded(samples.data_uri(found.exemplars[0].after))))
+    assert np.array_equal(pictures["stored"], np.array(decoded(samples.data_uri(pictures["stored"]))))
 
 
 def decoded(uri):
@@ -281,11 +285,132 @@ def test_unchanged_exemplars_are_called_real(tmp_path):
     assert "not a pixel of them changed" in page.words
 
 
+def exemplar(before, after, draft=None, **more):
+    draft = None if draft is None else png(draft)
+    return ExemplarSample(class_name="zero", phase=0, before=png(before), after=png(after), draft=draft, **more)
+
+
+WEIGHTS = {"bytes": 4321, "raw_bytes": 12288}
+
+
+@pytest.mark.parametrize(
+    ("shown", "kinds", "changes", "bytes_shown"),
+    [
+        ([exemplar(100, 100, **WEIGHTS)], ["stored"], None, 1),
+        ([exemplar(100, 104, **WEIGHTS)], ["original", "stored", "change"], [16 * 4], 2),
+        (
+            [exemplar(100, 97, draft=104, **WEIGHTS), exemplar(100, 97, **WEIGHTS)],
+            ["original", "optimised", "change", "stored"],
+            [16 * 4, 16 * -3],
+            4,
+        ),
+    ],
+    ids=["real", "changed", "optimised and changed"],
+)
+def test_a_sheet_has_a_row_for_each_kind_of_picture(shown, kinds, changes, bytes_shown, tmp_path):
+    run = make_run(exemplar_samples=shown)
+    found = samples.sheet("mnemonics", run)
+    assert found is not None
+    assert list(found.kinds) == kinds
+    if changes:
+        assert [int(each.pictures["change"][1, 1, 0]) - 128 for each in found.exemplars] == changes
+    page = Page(write([run], tmp_path))
+    there = [kind in each.pictures for each in found.exemplars for kind in kinds]
+    assert len(page.all("img")) == sum(there)
+    words = page.words.replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert len(re.findall(r"(?:4 321|12 288) B\b", words)) == bytes_shown
+    assert "The memory holds 120 exemplars in 7 680 bytes." in words
+
+
+def test_an_optimised_picture_that_cannot_be_read_leaves_its_exemplar_out():
+    bad = exemplar(100, 97).model_copy(update={"draft": "no picture"})
+    found = samples.sheet("mnemonics", make_run(exemplar_samples=[bad, exemplar(100, 104)]))
+    assert found is not None
+    assert (len(found.exemplars), found.unreadable) == (1, 1)
+
+
+def test_a_record_of_before_bytes_and_outcomes_is_shown_without(tmp_path):
+    run = make_run().model_dump()
+    del run["outcomes"]
+    for key in ("draft", "bytes", "raw_bytes"):
+        del run["exemplar_samples"][0][key]
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    loaded = record.load(tmp_path)
+    assert loaded == make_run()
+    page = write([loaded], tmp_path)
+    words = Page(page).words
+    assert "change \N{MULTIPLICATION SIGN}\N{NO-BREAK SPACE}16" in page
+    assert " B " not in words
+    assert "on trial" not in words
+
+
+def guarded(*accepted, seed=0):
+    outcomes = [{"accept": {"chosen": 70.0, "optimised": 69.5 + a, "accepted": float(a)}} for a in accepted]
+    return make_run(seed=seed, outcomes=[*outcomes, {"train": {"loss": 1.0}}])
+
+
+def test_what_the_guard_found_is_in_a_table(tmp_path):
+    words = Page(write([guarded(1, 0)], tmp_path)).words
+    assert "as chosen as optimised 0 70.0 70.5 yes 1 70.0 69.5 no In each phase" in words
+
+
+def test_seeds_share_a_line_of_what_the_guard_found(tmp_path):
+    runs = [guarded(1, 0), guarded(1, 1, seed=1), make_run("lucir", outcomes=[{"train": {"loss": 1.0}}])]
+    words = Page(write(runs, tmp_path)).words.replace("\N{NO-BREAK SPACE}", " ")
+    table = words.partition("on trial")[2].partition("In each phase")[0]
+    assert "lucir" not in table
+    assert re.search(r"mnemonics 0 70.0 ± 0.0 70.5 ± 0.0 2 of 2 1 70.0 ± 0.0 70.0 ± 0.7 1 of 2 $", table)
+
+
+def short(strategy, values):
+    protocol = protocols.load("digits").changed({"classes": 4, "base_classes": 2, "increment": 2})
+    return experiment.prepare(protocol, strategy, values, device="cpu")
+
+
+def test_a_record_has_what_stages_showed_in_their_last_epochs(tmp_path):
+    values = {"epochs": 2, "exemplar_epochs": 2, "adjust_epochs": 0, "fine_tune_epochs": 1, "guard_runs": 1}
+    values |= {"rehearsal_epochs": 1, "codec": "jpeg", "pixel_step": 2.0}
+    prepared = short("mnemonics", values)
+    events = list(experiment.execute(prepared, tmp_path))
+    outcomes = record.load(tmp_path).outcomes
+    shown = {(e.phase, e.stage): e.shown for e in events if isinstance(e, EpochDone)}  # the last of each stage
+    assert {(phase, stage): each for phase, stages in enumerate(outcomes) for stage, each in stages.items()} == shown
+    assert {"train", "optimise", "accept"} <= outcomes[1].keys()
+    before = record.load(tmp_path)
+    for event in events:
+        if isinstance(event, EpochDone):
+            experiment._note(prepared, event)  # as where the work since the last checkpoint is done again
+    assert prepared.run.outcomes == before.outcomes
+
+
+def test_samples_weigh_what_the_memory_says(tmp_path):
+    prepared = short("lucir", {"epochs": 1, "fine_tune_epochs": 1, "codec": "jpeg"})
+    list(experiment.execute(prepared, tmp_path))
+    memory = prepared.learner.memory
+    first = (ranks(memory.images.labels) == 0).nonzero().squeeze(1)
+    found = record.load(tmp_path).exemplar_samples
+    assert [each.bytes for each in found] == memory.sizes[first].tolist()
+    assert {each.raw_bytes for each in found} == {64}
+    assert {each.draft for each in found} == {None}
+    assert all(each.before != each.after for each in found)
+
+
+def test_samples_have_what_was_optimised_before_a_lossy_codec(tmp_path):
+    values = {"epochs": 1, "fine_tune_epochs": 1, "adjust_epochs": 0, "exemplar_epochs": 2, "pixel_step": 8.0}
+    for codec, there in (("jpeg", True), ("raw", False)):
+        prepared = short("mnemonics", values | {"codec": codec})
+        list(experiment.execute(prepared, tmp_path / codec))
+        found = record.load(tmp_path / codec).exemplar_samples
+        assert {each.draft is not None for each in found} == {there}
+        assert not {each.draft for each in found} & {each.after for each in found}
+        assert not {each.draft for each in found} & {each.before for each in found}
+
+
 def test_exemplars_of_lower_resolution_are_compared_at_the_larger_size():
     small = [ExemplarSample(class_name="zero", phase=0, before=png(100, 16), after=png(104, 8))]
     found = samples.sheet("mnemonics", make_run(exemplar_samples=small))
     assert found is not None
-    assert found.exemplars[0].change.shape == (16, 16, 3)
+    assert {each.shape for each in found.exemplars[0].pictures.values()} == {(16, 16, 3)}
 
 
 def test_nothing_to_report_on(tmp_path):

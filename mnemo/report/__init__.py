@@ -47,6 +47,7 @@ class Section:
     matrices: list[charts.Panel]
     results: list[tables.Row]
     stages: list[tables.Stage]
+    trials: list[tuple[str, list[tables.Trial]]]
 
 
 def write(runs: Sequence[Run], out: Path) -> Path:
@@ -91,6 +92,7 @@ def html(comparisons: Sequence[Comparison], sheets: Sequence[Sheet]) -> str:
     )
     environment.filters["data_uri"] = samples.data_uri
     environment.filters["plain"] = _plain
+    environment.filters["grouped"] = samples.grouped
     return environment.get_template("report.html").render(
         title=_title(comparisons),
         complete=all(group.complete and not group.left_out for each in comparisons for group in each.groups),
@@ -128,6 +130,7 @@ def _section(comparison: Comparison) -> Section:
         matrices=charts.matrices(comparison),
         results=tables.results(comparison),
         stages=tables.stages(comparison),
+        trials=tables.trials(comparison),
     )
 
 

@@ -12,18 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import offset_copy
 
-from .samples import Exemplar, Sheet
+from .samples import Exemplar, Kind, Sheet, grouped
 from .summary import Comparison, Estimate, Group
 from .svg import MOST_MARKERS, apart, percent_ticks, thinned
 
 DPI = 200
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A", "#B5A800")
 MARKERS = "os^DvPph"
-INK, MUTED, PALE = "#1f2328", "#8a929c", "#e3e6ea"
+INK, SOFT, MUTED, PALE = "#1f2328", "#5b646e", "#8a929c", "#e3e6ea"
 FONT = "STIXGeneral"  # comes with matplotlib
 TEXT: dict[str, Any] = {"fontsize": 8, "family": FONT, "color": INK}
 WIDTH = 7.2  # inches, as all lengths below
-MARGIN, HEAD, PITCH, GAP, FOOT = 0.84, 0.34, 0.63, 0.04, 0.16  # of a sheet
+MARGIN, HEAD, PITCH, GAP, LINE, FOOT = 0.84, 0.34, 0.63, 0.04, 0.13, 0.16  # of a sheet
 ACROSS = 10  # exemplars in a row of a sheet
 MOST_PIXELS = 60_000  # Agg draws no picture of 2**16 rows
 
@@ -46,7 +46,7 @@ def forgetting(comparisons: Sequence[Comparison], path: Path) -> None:
 
 
 def exemplars(sheets: Sequence[Sheet], path: Path) -> None:
-    """Exemplars before, after, and what changed, sheet under sheet. Raises OSError when the disk refuses."""
+    """Exemplars, each kind of picture in a row, sheet under sheet. Raises OSError when the disk refuses."""
     heights = [_sheet_height(sheet) for sheet in sheets]
     figure = _figure(sum(heights))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -171,44 +171,54 @@ def _finish(axes: Axes, seen: Sequence[int], title: str) -> None:
     axes.tick_params(labelsize=8, labelfontfamily=FONT, labelcolor=INK)
 
 
+def _row_heights(sheet: Sheet) -> list[float]:
+    """Inches that each kind of picture takes, with the line of bytes under it."""
+    return [PITCH + LINE * sheet.weighed(kind) for kind in sheet.kinds]
+
+
 def _band_height(sheet: Sheet) -> float:
     """Inches that one row of exemplars takes, their names included."""
-    return PITCH * len(_kinds(sheet)) + FOOT
+    return sum(_row_heights(sheet)) + FOOT
 
 
 def _sheet_height(sheet: Sheet) -> float:
     return HEAD + _band_height(sheet) * -(-len(sheet.exemplars) // ACROSS)
 
 
-def _kinds(sheet: Sheet) -> list[str]:
-    if sheet.amplification is None:
-        return ["exemplar"]
-    return ["before", "after", f"change \N{MULTIPLICATION SIGN}{sheet.amplification}"]
-
-
 def _sheet(axes: Axes, sheet: Sheet, top: float) -> None:
     """One sheet, its upper edge ``top`` inches from the upper edge of the picture."""
-    _write(axes, 0.06, top + 0.2, f"{sheet.name}, seed {sheet.seed}", fontsize=10)
+    title = f"{sheet.name}, seed {sheet.seed}: {grouped(sheet.count)} exemplars in {grouped(sheet.size)} bytes"
+    _write(axes, 0.06, top + 0.2, title, fontsize=10)
+    heights = _row_heights(sheet)
     for index, exemplar in enumerate(sheet.exemplars):
         row, column = divmod(index, ACROSS)
         at = top + HEAD + row * _band_height(sheet)
-        if column == 0:
-            for kind, words in enumerate(_kinds(sheet)):
-                _write(axes, MARGIN - 0.1, at + PITCH * (kind + 0.5), words, horizontalalignment="right")
-        _column(axes, exemplar, len(_kinds(sheet)), MARGIN + column * PITCH, at)
+        left = MARGIN + column * PITCH
+        for number, kind in enumerate(sheet.kinds):
+            above = at + sum(heights[:number])
+            if column == 0:
+                _write(axes, MARGIN - 0.1, above + PITCH / 2, sheet.label(kind), horizontalalignment="right")
+            _picture(axes, exemplar, kind, left, above)
+        name = exemplar.class_name if len(exemplar.class_name) <= 11 else exemplar.class_name[:10] + "…"
+        _under(axes, left, at + sum(heights) + 0.03, name, INK)
 
 
-def _column(axes: Axes, exemplar: Exemplar, kinds: int, left: float, top: float) -> None:
-    """Before, after and change, one under another, and the class's name; for one kind ``after`` alone."""
-    pictures = (exemplar.before, exemplar.after, exemplar.change) if kinds == 3 else (exemplar.after,)
-    for kind, pixels in enumerate(pictures):
-        foot = top + (kind + 1) * PITCH - GAP
-        extent = (left, left + PITCH - GAP, foot, foot - PITCH + GAP)
+def _picture(axes: Axes, exemplar: Exemplar, kind: Kind, left: float, top: float) -> None:
+    """One picture, a dash where there is none of this kind, and its bytes where they are known."""
+    if kind in exemplar.pictures:
+        pixels, side = exemplar.pictures[kind], PITCH - GAP
         smoothing = "nearest" if len(pixels) <= 64 else "antialiased"
+        extent = (left, left + side, top + side, top)
         axes.imshow(pixels, extent=extent, aspect="auto", interpolation=smoothing)
-    name = exemplar.class_name if len(exemplar.class_name) <= 11 else exemplar.class_name[:10] + "…"
-    middle = left + (PITCH - GAP) / 2
-    _write(axes, middle, top + kinds * PITCH + 0.03, name, fontsize=7, horizontalalignment="center")
+    else:
+        _under(axes, left, top + (PITCH - GAP) / 2, "\N{EN DASH}", SOFT)
+    if kind in exemplar.bytes:
+        _under(axes, left, top + PITCH + 0.03, f"{grouped(exemplar.bytes[kind])} B", SOFT)
+
+
+def _under(axes: Axes, left: float, y: float, words: str, colour: str) -> None:
+    """Words under the middle of a picture whose left edge is at ``left``."""
+    _write(axes, left + (PITCH - GAP) / 2, y, words, fontsize=7, horizontalalignment="center", color=colour)
 
 
 def _write(axes: Axes, x: float, y: float, words: str, **style: Any) -> None:

@@ -11,6 +11,7 @@ from .svg import number
 
 NOTHING = Markup('<span class="nothing">\N{EN DASH}</span>')
 CLASSIFIERS = {"head": "head", "nearest_mean": "nearest mean"}
+GUARD = "accept"  # the stage that tries optimised exemplars against what they were
 TOTAL = "total"  # a stage of this name holds all others
 
 
@@ -52,6 +53,16 @@ class Stage:
     cells: list[tuple[Markup, float]]
 
 
+@dataclass(frozen=True)
+class Trial:
+    """How optimised exemplars did in a phase's rehearsal: formatted accuracies in %, and whether they were kept."""
+
+    phase: int
+    chosen: Markup
+    optimised: Markup
+    kept: str
+
+
 def results(comparison: Comparison) -> list[Row]:
     """The table of results: a row for each group."""
     return [_row(group) for group in comparison.groups]
@@ -67,6 +78,12 @@ def stages(comparison: Comparison) -> list[Stage]:
     rows = [Stage(name, [_time_cell(each, longest) for each in found[name]]) for name in order]
     totals = [(duration(group.over_runs(_seconds)), 0.0) for group in groups]
     return [*rows, Stage(TOTAL, totals)] if rows else []
+
+
+def trials(comparison: Comparison) -> list[tuple[str, list[Trial]]]:
+    """For each group whose runs had a guard: its name, and a row for each phase in which exemplars were tried."""
+    found = [(group.name, _trials(group)) for group in comparison.groups]
+    return [(name, rows) for name, rows in found if rows]
 
 
 def formatted(each: Estimate | None, digits: int = 1) -> Markup:
@@ -118,11 +135,16 @@ def _row(group: Group) -> Row:
         scores=[_scores(CLASSIFIERS[each], group.accuracies(each)) for each in group.classifiers],
         per_class=whole(_exemplars(group, lambda run: run.exemplars.per_class)),
         count=whole(_exemplars(group, lambda run: run.exemplars.count)),
-        kib=whole(_exemplars(group, lambda run: run.exemplars.bytes / 1024)),
+        kib=_kibibytes(_exemplars(group, lambda run: run.exemplars.bytes / 1024)),
         moved=formatted(_exemplars(group, lambda run: run.exemplars.rms_displacement), 2),
         time=duration(group.over_runs(_seconds)),
         memory=mebibytes(group.over_runs(lambda run: run.peak_memory_bytes)),
     )
+
+
+def _kibibytes(each: Estimate | None) -> Markup:
+    """A small memory with a tenth: budgets in codecs differ by less than 1 KiB there."""
+    return formatted(each) if each and each.mean < 100 else whole(each)
 
 
 def _scores(classifier: str, runs: Sequence[Accuracies]) -> Scores:
@@ -143,6 +165,27 @@ def _seconds(run: Run) -> float | None:
     if not run.seconds:
         return None
     return run.seconds.get(TOTAL, sum(run.seconds.values()))
+
+
+def _trials(group: Group) -> list[Trial]:
+    return [trial for phase in range(group.phases) if (trial := _trial(group, phase))]
+
+
+def _trial(group: Group, phase: int) -> Trial | None:
+    def figure(name: str) -> Estimate | None:
+        return group.over_runs(lambda run: _outcome(run, phase).get(name))
+
+    accepted = figure("accepted")
+    if accepted is None:
+        return None
+    yes = round(accepted.mean * accepted.n)
+    kept = ("yes" if yes else "no") if accepted.n == 1 else f"{yes} of {accepted.n}"
+    return Trial(phase, formatted(figure("chosen")), formatted(figure("optimised")), kept)
+
+
+def _outcome(run: Run, phase: int) -> dict[str, float]:
+    """What the guard found; empty where it was not at work."""
+    return run.outcomes[phase].get(GUARD, {}) if phase < len(run.outcomes) else {}
 
 
 def _stage(group: Group, name: str) -> Estimate | None:
