@@ -270,6 +270,19 @@ def base_identity(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def refuse_another_base(experiment: Experiment, base: Path) -> None:
+    """Raise InputError unless ``execute`` can take over the base network of the run in the folder ``base``."""
+    _same_base(experiment, base / "checkpoints" / "base.safetensors")
+
+
+def _same_base(experiment: Experiment, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, about = checkpoint.load(path)
+    ours = base_identity(experiment)
+    if about["base"] != ours:
+        raise InputError(f"{path}: is of another base network: {_difference('base', about['base'], ours)}")
+    return tensors, about
+
+
 def _take_up(experiment: Experiment, path: Path) -> None:
     tensors, about = checkpoint.load(path)
     earlier = Run.model_validate(about["run"])
@@ -282,10 +295,7 @@ def _take_up(experiment: Experiment, path: Path) -> None:
 
 
 def _take_over(experiment: Experiment, path: Path) -> None:
-    tensors, about = checkpoint.load(path)
-    ours = base_identity(experiment)
-    if about["base"] != ours:
-        raise InputError(f"{path}: is of another base network: {_difference('base', about['base'], ours)}")
+    tensors, about = _same_base(experiment, path)
     _restore(experiment, tensors, about)
     if len(experiment.learner.waypoints) < experiment.learner.strategy.waypoints:
         raise InputError(f"{path}: its run kept no waypoints; train a base network with the same waypoints setting")

@@ -54,6 +54,9 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes that this process has held: on the GPU where that is the device, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":  # ru_maxrss would count what the process that started this one has held
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:", 1)[1].split()[0]) * 1024
     try:
         import resource  # not on Windows
     except ImportError:

@@ -109,7 +109,8 @@ def _plan(task: Task, device: str) -> Plan:
     prepared = task.prepare(device)
     with named(task):
         _refuse_another_run(task)
-        _refuse_another_base(task, prepared)
+        if task.base is not None and not task.latest.exists():
+            experiment.refuse_another_base(prepared, task.base)
         phases = len(prepared.stream)
         work = prepared.work()
         return Plan(task, device, phases, work, _finished(task, prepared))
@@ -120,16 +121,6 @@ def _refuse_another_run(task: Task) -> None:
         raise InputError(f"{task.folder.parent} is itself the folder of a run: --out takes another")
     if not task.resume and (task.latest.exists() or (task.folder / "run.json").exists()):
         raise InputError(f"{task.folder} has a run already: --resume goes on with it, --out takes another folder")
-
-
-def _refuse_another_base(task: Task, prepared: experiment.Experiment) -> None:
-    if task.base is None or task.latest.exists():
-        return
-    path = task.base / "checkpoints" / "base.safetensors"
-    theirs, ours = checkpoint.load(path)[1]["base"], experiment.base_identity(prepared)
-    differing = [key for key in ours if theirs.get(key) != ours[key]]
-    if differing:
-        raise InputError(f"{path}: is of another base network: of another {' and '.join(differing)}")
 
 
 def _finished(task: Task, prepared: experiment.Experiment) -> Finished | None:
