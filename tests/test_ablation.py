@@ -337,3 +337,22 @@ def test_a_damaged_record_is_named(module, written, tmp_path):
     plan = module("plan").load(written)
     with pytest.raises(InputError, match="random-b2-s1"):
         module("results").find(plan, module("jobs").Places(tmp_path / "runs", tmp_path / "results"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "ablations").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_ablations_that_come_with_the_project_are_sound(module, path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = module("plan").load(path)
+    module("jobs").check(plan)
+
+
+def test_the_page_has_the_recorded_figures(module, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name = "cifar100-20"
+    plan = module("plan").load(Path("benchmarks/ablations") / f"{name}.toml")
+    places = module("jobs").Places(Path("runs"), ROOT / "benchmarks" / "results" / "ablation" / name, None, "cpu")
+    results = module("results")
+    text = module("table").markdown(plan, results.find(plan, places), results.noted(places))
+    page = (ROOT / "docs" / "memory.md").read_text(encoding="utf-8")
+    shown = page.split(f"<!-- results:{name} -->")[1].split(f"<!-- /results:{name} -->")[0]
+    assert shown.strip() == text.replace("\n#", "\n##").strip()

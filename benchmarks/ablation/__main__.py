@@ -11,6 +11,7 @@ the same command goes on where it was.
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from mnemo import machine
 from mnemo.files import InputError, write_text
 from mnemo.names import refuse_unknown
 
+from ..suite import write_table
 from . import jobs, pool, results, table
 from .display import Display
 from .jobs import Places
@@ -61,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=_numbers, metavar="N,N", help="run these seeds alone")
     parser.add_argument("--out", type=Path, help="folder for what is under way (default: runs/ablation/NAME)")
     parser.add_argument("--results", type=Path, help="folder for records (default: benchmarks/results/ablation/NAME)")
+    parser.add_argument(
+        "--page", type=Path, help="a page whose place for this table is filled; the figure goes beside it"
+    )
     return parser
 
 
@@ -79,6 +84,8 @@ def _main(arguments: argparse.Namespace, console: Console) -> int:
     jobs.refuse_stale(plan, places, results.find(plan, places))
     failed = [] if arguments.table else _run(arguments, plan, places, console)
     _write(plan, places, console)
+    if arguments.page:
+        _fill(arguments.page, plan, places)
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0
@@ -143,6 +150,14 @@ def _write(plan: Ablation, places: Places, console: Console) -> None:
     drawn = figure.draw(plan, found, places.results)
     table.show(console, plan, found)
     console.print(f"{places.results / 'table.md'}{' and figure.png' if drawn else ''}", style="dim", highlight=False)
+
+
+def _fill(page: Path, plan: Ablation, places: Places) -> None:
+    """The table, a level lower, and the figure, as they were written last."""
+    text = (places.results / "table.md").read_text(encoding="utf-8")
+    write_table(plan.name, text.replace("\n#", "\n##").rstrip(), page)
+    if (places.results / "figure.png").exists():
+        shutil.copyfile(places.results / "figure.png", page.with_name(f"{plan.name}.png"))
 
 
 def _interrupt(*_: object) -> NoReturn:
