@@ -14,10 +14,29 @@ from mnemo import checkpoint, experiment, protocols
 from mnemo.files import InputError
 from mnemo.learner import EpochDone, PhaseDone
 
+BEYOND = {
+    "per_class": 12,
+    "codec": "jpeg",
+    "soft_labels": 1.0,
+    "replays": 3,
+    "hold_out": 0.2,
+    "waypoints": 1,
+    "starts": ["waypoints", "forgotten", "reset_head"],
+    "pool": 3,
+    "refresh_epochs": 1,
+    "rehearsal_epochs": 1,
+    "companions": 2,
+    "way": "truncated",
+    "inner_steps": 2,
+    "window": 1,
+    "guard_runs": 1,
+}
+
 RECIPES = [
     pytest.param("mnemonics", {}, id="mnemonics"),
     pytest.param("mnemonics", {"level": "head", "total": 10}, id="mnemonics-head-total"),
     pytest.param("mnemonics", {"on": "bic", "way": "unrolled"}, id="mnemonics-bic-unrolled"),
+    pytest.param("mnemonics", BEYOND, id="mnemonics-beyond-the-paper"),
     pytest.param("bic", {"per_class": 6, "fine_tune_epochs": 0}, id="bic"),
     pytest.param("finetune", {}, id="finetune"),
     pytest.param("icarl", {"exemplars": "random"}, id="icarl"),
