@@ -297,6 +297,7 @@ def _take_up(experiment: Experiment, path: Path) -> None:
 def _take_over(experiment: Experiment, path: Path) -> None:
     tensors, about = _same_base(experiment, path)
     _restore(experiment, tensors, about)
+    experiment.run.outcomes = Run.model_validate(about["run"]).outcomes[:1]  # of the training that is taken over
     if len(experiment.learner.waypoints) < experiment.learner.strategy.waypoints:
         raise InputError(f"{path}: its run kept no waypoints; train a base network with the same waypoints setting")
 
