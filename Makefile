@@ -17,12 +17,13 @@ STAMP := $(VENV)/.complete
 BENCHMARK := $(VENV)/.benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint speed ablation
+.PHONY: help setup demo test test-avalanche lint speed ablation
 
 help:
 	@echo 'make demo    learn the digits that come with scikit-learn; leaves $(DEMO)/report.html'
 	@echo 'make test    run the tests; make test ARGS="-n 2 -k memory" passes options to pytest'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make test-avalanche  the tests of the Avalanche plugin, for which Avalanche is installed'
 	@echo 'make speed   measure how fast mnemo is beside its peers, which are installed for it; see benchmarks/README.md'
 	@echo 'make ablation ARGS=FILE  methods beside each other at several budgets and seeds; see benchmarks/README.md'
 	@echo 'make setup   only make the environment $(VENV) (PYTHON=python3.13 chooses the interpreter)'
@@ -34,6 +35,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+test-avalanche: $(BENCHMARK)
+	$(BIN)/python -m pytest tests/test_avalanche.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -72,7 +76,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(install)
 
-# The peers of `make speed`, and much that they bring along: in the same environment, and only when it is asked for.
+# Avalanche, which is also a peer of `make speed`, and much that they bring along: in the same environment, and only when it is asked for.
 $(BENCHMARK): EXTRAS := dev,benchmark
 $(BENCHMARK): $(STAMP)
 	$(install)

@@ -110,9 +110,12 @@ def folded(net: IncrementalNet) -> IncrementalNet:
     """A frozen copy for evaluation, whose batch normalisation is part of the convolutions; equal but for rounding.
 
     For the backbones of :data:`BACKBONES`: wherever one of their modules has a batch normalisation right after a
-    convolution, it is applied to the convolution's result. A parametrised kernel becomes a plain one.
+    convolution, it is applied to the convolution's result. A parametrised kernel becomes a plain one. Another backbone
+    is copied as it is: the order in which it has its modules need not be that in which it uses them.
     """
     net = copy.deepcopy(net).eval().requires_grad_(False)
+    if not isinstance(net.backbone, ResNet | SmallNet):
+        return net
     for module in [*net.backbone.modules()]:
         for (name, first), (after, second) in itertools.pairwise([*module.named_children()]):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
