@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from .plan import Ablation, Row
 from .results import Found, by_seed, bytes_a_class
 
 INK, PALE = "#1f2328", "#e3e6ea"
+COLUMNS, LABEL = 3, 44
+"""Of the legend, and how many letters a line of it has at most."""
 APART, WITHIN = 0.012, 0.06
 """How far markers of the same budget are moved from each other, and all of them, as fractions of the axis: bars that
 lie on each other could not be told apart."""
@@ -54,13 +57,14 @@ def draw(plan: Ablation, found: Found, folder: Path) -> bool:
     if not rows:
         return False
     with mpl.rc_context(STYLE):
-        height = 4.2 + 0.24 * -(-len(rows) // 4)
+        labels = [textwrap.fill(row.title, LABEL) for row in rows]
+        height = 4.2 + 0.24 * max(label.count("\n") + 1 for label in labels) * -(-len(rows) // COLUMNS)
         figure = Figure(figsize=(9.6, height), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         for axes, (name, value) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
             _panel(axes, plan, found, rows, name, value)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(rows), 4), frameon=False)
+        handles, _ = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(rows), COLUMNS), frameon=False)
         figure.savefig(folder / "figure.png")
         figure.savefig(folder / "figure.svg", metadata={"Date": None})
     return True
