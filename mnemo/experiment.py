@@ -348,12 +348,13 @@ def _note(experiment: Experiment, event: Event) -> None:
     for key, value in dict(shown or Accuracies()).items():
         setattr(run, key, value)
     run.parameters = sum(p.numel() for p in learner.net.parameters())
-    state = _memory_state(learner.memory)
+    state = memory_state(learner.memory)
     run.exemplars = ExemplarHistory(**state.model_dump(), phases=[*run.exemplars.phases, state])
     run.exemplar_samples = _samples(experiment)
 
 
-def _memory_state(memory: ExemplarMemory) -> ExemplarState:
+def memory_state(memory: ExemplarMemory) -> ExemplarState:
+    """What a record says of a memory."""
     return ExemplarState(
         per_class=memory.largest_class,
         count=len(memory),

@@ -95,6 +95,22 @@ class Loop(Protocol):
         """Called after the last epoch; it may be called twice if a run is killed in between."""
 
 
+class Once:
+    """The rest of a loop of one epoch, all of whose work is in network and memory when that is done."""
+
+    epochs = 1
+
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`Loop`: nothing."""
+        return {}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """See :class:`Loop`."""
+
+    def end(self) -> None:
+        """See :class:`Loop`."""
+
+
 class Stage(Protocol):
     """A description of work in a phase."""
 
@@ -385,10 +401,8 @@ class Compress:
         return images / 3
 
 
-class Compression:
-    """The loop of :class:`Compress`: one epoch."""
-
-    epochs = 1
+class Compression(Once):
+    """The loop of :class:`Compress`."""
 
     def __init__(self, stage: Compress, situation: Situation) -> None:
         self._stage, self._situation = stage, situation
@@ -433,13 +447,3 @@ class Compression:
         kept = joined([kept.select(some) for (_, kept), some in zip(found, mine, strict=True)])
         order = images.labels[where].argsort(stable=True)
         return where[order], kept.select(order)
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing but the memory."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing to take up."""
-
-    def end(self) -> None:
-        """Everything is in the memory already."""

@@ -16,7 +16,7 @@ from mnemo.memory import ranks
 from mnemo.nets import IncrementalNet, Outputs
 from mnemo.nets.heads import BiasCorrectedHead
 from mnemo.settings import FineTuning, Fraction, Memory, Training
-from mnemo.stages import Situation, Train, new_and_exemplars
+from mnemo.stages import Once, Situation, Train, new_and_exemplars
 
 from .objectives import balanced_fine_tuning, cross_entropy
 
@@ -116,10 +116,8 @@ class CorrectBias:
         return old * self.held_out
 
 
-class Correction:
-    """The loop of :class:`CorrectBias`: one epoch."""
-
-    epochs = 1
+class Correction(Once):
+    """The loop of :class:`CorrectBias`."""
 
     def __init__(self, net: IncrementalNet, held: Images) -> None:
         self._net, self._held = net, held
@@ -136,16 +134,6 @@ class Correction:
         logits = head.correct(raw, head.gains, head.offsets)
         accuracy = 100 * float((logits.argmax(1) == self._held.labels).float().mean())
         return {"loss": loss, "accuracy": accuracy}
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing but the network."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing to take up."""
-
-    def end(self) -> None:
-        """Everything is in the network already."""
 
 
 PENALTY = 1e-2

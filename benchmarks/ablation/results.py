@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from mnemo import record
 from mnemo.files import write_text
 from mnemo.record import Run
 
+from ..speed.record import git
 from .jobs import Places
 from .plan import Ablation, Row, cells
 
-ROOT = Path(__file__).parent.parent.parent
 Key = tuple[str, int, int]
 """The name of a row, a budget and a seed."""
 Found = dict[Key, Run]
@@ -63,14 +62,5 @@ def _ledger(places: Places) -> Path:
 
 def _commit() -> str:
     """The first figures of the commit; with a + where the library has been changed since."""
-    commit, changes = _git("rev-parse", "--short=7", "HEAD"), _git("status", "--porcelain", "--", "mnemo", "strategies")
+    commit, changes = git("rev-parse", "--short=7", "HEAD"), git("status", "--porcelain", "--", "mnemo", "strategies")
     return f"{commit}+" if changes else commit
-
-
-def _git(*arguments: str) -> str:
-    """What git says; nothing outside a checkout."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()

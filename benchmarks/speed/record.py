@@ -25,8 +25,8 @@ def begin(options: Options, command: str) -> dict[str, Any]:
     return {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "changed_since_commit": bool(_git("status", "--porcelain", "--", "mnemo", "strategies", "benchmarks/speed")),
+        "commit": git("rev-parse", "HEAD"),
+        "changed_since_commit": bool(git("status", "--porcelain", "--", "mnemo", "strategies", "benchmarks/speed")),
         "versions": versions(),
         "hardware": machine.hardware(options.device),
         "device": str(options.device),
@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
     """What git says; nothing outside a checkout."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)

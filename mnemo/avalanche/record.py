@@ -8,6 +8,7 @@ import avalanche
 import torch
 
 from .. import machine
+from ..experiment import memory_state
 from ..files import InputError
 from ..record import Accuracies, ExemplarHistory, ExemplarState, Run
 from .buffer import MnemonicsBuffer
@@ -83,7 +84,7 @@ class Recorder:
         over_all = sum(a * n for a, n in zip(row, self._counts, strict=False)) / sum(self._counts[:seen])
         earlier = self.run.by_classifier.get("head", Accuracies())
         accuracies = earlier.with_row(row, over_all, len(self._counts))
-        state = ExemplarState() if buffer is None else _state(buffer)
+        state = ExemplarState() if buffer is None else memory_state(buffer.memory)
         history = ExemplarHistory(**state.model_dump(), phases=[*self.run.exemplars.phases, state])
         complete = seen == len(self._counts)
         changed = {"by_classifier": {"head": accuracies}, "exemplars": history, "complete": complete}
@@ -97,14 +98,3 @@ def _accuracies(results: Mapping[str, Any], experiences: int) -> list[float]:
     if not found.keys() >= set(range(experiences)):
         raise InputError("no accuracy for each experience so far: give the evaluator accuracy_metrics(experience=True)")
     return [found[index] for index in range(experiences)]
-
-
-def _state(buffer: MnemonicsBuffer) -> ExemplarState:
-    memory = buffer.memory
-    return ExemplarState(
-        per_class=memory.largest_class,
-        count=len(memory),
-        bytes=memory.bytes,
-        rms_displacement=memory.rms_displacement(),
-        rms_quantisation=memory.rms_quantisation(),
-    )

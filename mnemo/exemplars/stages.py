@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..images import Images
 from ..memory import ranks, stored
-from ..stages import Situation
+from ..stages import Once, Situation
 from .pixels import Objective, PixelLoop, Pixels, PixelSteps, class_balanced
 from .rehearsal import Rehearsal
 
@@ -131,10 +131,8 @@ class Accept:
         return 2 * self.runs * self.rehearsal.work(new + old)
 
 
-class Acceptance:
-    """The loop of :class:`Accept`: one epoch."""
-
-    epochs = 1
+class Acceptance(Once):
+    """The loop of :class:`Accept`."""
 
     def __init__(self, stage: Accept, situation: Situation) -> None:
         self._stage, self._situation = stage, situation
@@ -157,13 +155,3 @@ class Acceptance:
         rehearse = self._stage.rehearsal.accuracy
         found = [rehearse(self._situation, exemplars, (self._stage.name, run)) for run in range(self._stage.runs)]
         return sum(found) / len(found)
-
-    def state(self) -> dict[str, Tensor]:
-        """Nothing but the memory."""
-        return {}
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Nothing to take up."""
-
-    def end(self) -> None:
-        """Everything is in the memory already."""
