@@ -21,7 +21,7 @@ BENCHMARK := $(VENV)/.benchmark
 
 help:
 	@echo 'make demo    learn the digits that come with scikit-learn; leaves $(DEMO)/report.html'
-	@echo 'make test    run the tests; make test ARGS="-n 2 -k memory" passes options to pytest'
+	@echo 'make test    run the tests; make test ARGS="-n 0 -k memory" passes options to pytest'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test-avalanche  the tests of the Avalanche plugin, for which Avalanche is installed'
 	@echo 'make speed   measure how fast mnemo is beside its peers, which are installed for it; see benchmarks/README.md'
@@ -34,7 +34,7 @@ demo: $(STAMP)
 	$(BIN)/mnemo run --out $(DEMO) --resume $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-avalanche: $(BENCHMARK)
 	$(BIN)/python -m pytest tests/test_avalanche.py $(ARGS)

@@ -189,9 +189,11 @@ def test_damage_is_one_clear_line(codec, damaged):
 
 def test_codecs_have_names():
     codecs = [make(name, 75, "4:2:0") for name in NAMES]
-    assert codecs == [Raw(), Jpeg(75, "4:2:0"), WebP(75), WebPLossless(), Half()]
-    assert [codec.name for codec in codecs] == ["raw", "jpeg q75 4:2:0", "webp q75", "webp lossless", "half"]
-    assert len(set(codecs)) == 5
+    mixed = Mixed((Jpeg(50, "4:2:0"), Jpeg(75, "4:2:0"), Jpeg(90)))
+    assert codecs == [Raw(), Jpeg(75, "4:2:0"), WebP(75), WebPLossless(), Half(), mixed]
+    assert [codec.name for codec in codecs[:5]] == ["raw", "jpeg q75 4:2:0", "webp q75", "webp lossless", "half"]
+    assert mixed.name == "one of jpeg q50 4:2:0, jpeg q75 4:2:0, jpeg q90 4:4:4"
+    assert len(set(codecs)) == 6
 
 
 @pytest.mark.parametrize(
