@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from mnemo import checkpoint, experiment, nets, protocols, settings
 from mnemo.augment import CropAndFlip
-from mnemo.components.scaling_shifting import Scaling, scale
+from mnemo.components.scaling_shifting import Scaling, Shifting, scale
 from mnemo.files import InputError
 from mnemo.images import Images
 from mnemo.learner import Learner, PhaseDone, run
@@ -178,6 +178,114 @@ def test_a_new_network_has_nothing_to_transfer():
     with pytest.raises(InputError, match="from_scratch=false"):
         joint(training=TRAINING)
     assert joint(training=TRAINING, from_scratch=False).transfer == "scaling"
+
+
+# Granularity, shift, and a part of a network
+
+
+def move(net, kind):
+    for module in net.modules():
+        if isinstance(module, kind):
+            nn.init.uniform_(*module.parameters(), 0.5, 1.5)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("granularity", ["kernel", "channel", "none"])
+@pytest.mark.parametrize("backbone", ["small", "resnet20"])
+def test_a_new_transfer_changes_no_bit(backbone, granularity, shift):
+    net = build(backbone)
+    scaled = copy.deepcopy(net)
+    scale(scaled, granularity, shift)
+    for mode in (True, False):
+        new, old = scaled.train(mode)(pixels(8)), net.train(mode)(pixels(8))
+        assert all(torch.equal(a, b) for a, b in zip(new, old, strict=True))
+
+
+@pytest.mark.parametrize(("granularity", "shape"), [("kernel", (4, 3, 1, 1)), ("channel", (4, 1, 1, 1))])
+@pytest.mark.parametrize("bias", [False, True])
+def test_scaling_and_shifting_by_hand(granularity, shape, bias):
+    """(W * S1) X + (b + S2)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias))
+    kernel, old = net[0].weight.detach().clone(), net[0].bias.detach().clone() if bias else torch.zeros(4)
+    scale(net, granularity, shift=True)
+    move(net, Scaling), move(net, Shifting)
+    state = net.state_dict()
+    scales, shifts = state[f"0.{SCALE}"], state["0.parametrizations.bias.0.shift"]
+    assert scales.shape == shape
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == {
+        f"0.{SCALE}",
+        "0.parametrizations.bias.0.shift",
+    }
+    x = torch.randn(2, 3, 5, 5)
+    patches = x.unfold(2, 3, 1).unfold(3, 3, 1)  # (n, in, h, w, k, k)
+    by_hand = torch.einsum("nihwkl,oikl,oi->nohw", patches, kernel, scales[:, :, 0, 0].expand(4, 3))
+    torch.testing.assert_close(net(x), by_hand + (old + shifts).view(1, 4, 1, 1))
+
+
+def test_a_bias_is_made_only_if_asked():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 4, 3))
+    scale(net)
+    assert net[0].bias is None
+    assert net[1].bias.requires_grad
+    assert not any(isinstance(module, Shifting) for module in net.modules())
+
+
+def test_without_scales_kernels_are_only_frozen():
+    net = build()
+    before = [*net.state_dict()]
+    scale(net, "none")
+    assert [*net.state_dict()] == before
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    assert frozen == {f"backbone.layers.{index}.weight" for index in (0, 3, 6)}
+
+
+@pytest.mark.parametrize(
+    ("granularity", "kind", "cancelled"),
+    [("channel", Scaling, True), ("kernel", Scaling, False), ("kernel", Shifting, True)],
+)
+def test_batch_statistics_cancel_what_moves_a_whole_channel(granularity, kind, cancelled):
+    """The shift and a scale per channel do nothing there; by running statistics they do."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-12)).double()
+    x = torch.randn(8, 3, 6, 6, dtype=torch.float64)
+    before = net(x), net.eval()(x)
+    scale(net, granularity, shift=True)
+    move(net, kind)
+    assert (net.eval()(x) - before[1]).abs().max() > 0.1
+    assert bool((net.train()(x) - before[0]).abs().max() < 1e-9) is cancelled
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_a_part_learns_and_the_rest_is_frozen(shift):
+    net = build("resnet20")
+    last = net.backbone.blocks[-1]
+    scale(net, shift=shift, part=last)
+    learns = {name for name, p in net.backbone.named_parameters() if p.requires_grad}
+    kinds = [SCALE, "parametrizations.bias.0.shift"][: 1 + shift]
+    assert learns == {f"blocks.8.conv{i}.{kind}" for i in (1, 2) for kind in kinds} | {
+        f"blocks.8.bn{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")
+    }
+    assert sum(isinstance(module, Scaling) for module in net.modules()) == 2
+    assert all(p.requires_grad for p in net.head.parameters())
+
+
+def test_a_backbone_is_scaled_as_a_whole_network_is():
+    net = build()
+    alone = copy.deepcopy(net)
+    scale(net, shift=True)
+    scale(alone.backbone, shift=True)
+    assert [*alone.state_dict()] == [*net.state_dict()]
+
+
+def test_shifting_twice_is_shifting_once():
+    net = build()
+    scale(net, shift=True)
+    move(net, Shifting)
+    before = copy.deepcopy(net.state_dict())
+    scale(net, shift=True)
+    assert before.keys() == net.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 # Whole runs

@@ -9,8 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .conv4 import Conv4, conv4, conv4_32
 from .heads import BiasCorrectedHead, CosineHead, Head, LinearHead, Outputs
 from .resnet import ResNet, resnet8, resnet18, resnet20, resnet32
+from .resnet12 import ResNet12, resnet12, resnet12_narrow, resnet12_wide
+from .resnet25 import ResNet25, resnet25
 from .small import SmallNet
 
 BACKBONES: dict[str, Callable[[int], ResNet | SmallNet]] = {
@@ -20,13 +23,36 @@ BACKBONES: dict[str, Callable[[int], ResNet | SmallNet]] = {
     "resnet18": resnet18,
     "small": SmallNet,
 }
+FEW_SHOT_BACKBONES: dict[str, Callable[[int, int], Conv4 | ResNet12 | ResNet25]] = {
+    "conv4": conv4,
+    "conv4-32": conv4_32,
+    "resnet12": resnet12,
+    "resnet12-wide": resnet12_wide,
+    "resnet12-narrow": resnet12_narrow,
+    "resnet25": resnet25,
+}
+"""From channels and side (height and width in pixels) of the images to a backbone, (n, channels, side, side) to (n, d).
+
+It has the attributes ``features``, d, and ``blocks``, whose last element is its last block, and a method ``maps`` that
+gives the (n, c, h, w) from which the features are made.
+"""
 HEADS: dict[str, type[Head]] = {
     "linear": LinearHead,
     "cosine": CosineHead,
     "bias_corrected": BiasCorrectedHead,
 }
 
-__all__ = ["BACKBONES", "HEADS", "Head", "IncrementalNet", "Outputs", "build", "folded"]
+__all__ = [
+    "BACKBONES",
+    "FEW_SHOT_BACKBONES",
+    "HEADS",
+    "Head",
+    "IncrementalNet",
+    "Outputs",
+    "build",
+    "folded",
+    "normalised",
+]
 
 
 class IncrementalNet(nn.Module):
@@ -60,15 +86,8 @@ class IncrementalNet(nn.Module):
         """Pixels (n, c, h, w), uint8 or floating, in grey levels 0..255, to features (n, d)."""
         if self.input_size is not None:
             pixels = _centre(pixels, self.input_size)
-        features: Tensor = self.backbone(self._normalised(pixels))
+        features: Tensor = self.backbone(normalised(pixels, self.mean, self.std))
         return features.to(self.mean.dtype)  # under autocast too: in bf16 two cosines would rarely differ
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        # By whole rows of pixels: along three channels alone no processor can use its vector units.
-        n, channels, height, width = pixels.shape
-        mean, std = (values.flatten().repeat(width) for values in (self.mean, self.std))
-        rows = torch.sub(pixels.permute(0, 2, 3, 1).reshape(n * height, width * channels), mean).div_(std)
-        return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
 
     def forward(self, pixels: Tensor) -> Outputs:
         """Pixels (n, c, h, w), uint8 or floating, in grey levels 0..255, to outputs."""
@@ -76,6 +95,15 @@ class IncrementalNet(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             outputs: Outputs = self.head(features)
         return outputs
+
+
+def normalised(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Pixels (n, c, h, w), uint8 or floating, less ``mean``, divided by ``std``, both (1, c, 1, 1); channels-last."""
+    # By whole rows of pixels: along three channels alone no processor can use its vector units.
+    n, channels, height, width = pixels.shape
+    mean, std = (values.flatten().repeat(width) for values in (mean, std))
+    rows = torch.sub(pixels.permute(0, 2, 3, 1).reshape(n * height, width * channels), mean).div_(std)
+    return rows.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _centre(pixels: Tensor, size: int) -> Tensor:
@@ -109,12 +137,13 @@ def build(
 def folded(net: IncrementalNet) -> IncrementalNet:
     """A frozen copy for evaluation, whose batch normalisation is part of the convolutions; equal but for rounding.
 
-    For the backbones of :data:`BACKBONES`: wherever one of their modules has a batch normalisation right after a
-    convolution, it is applied to the convolution's result. A parametrised kernel becomes a plain one. Another backbone
-    is copied as it is: the order in which it has its modules need not be that in which it uses them.
+    For the backbones of :data:`BACKBONES` and :data:`FEW_SHOT_BACKBONES`: wherever one of their modules has a batch
+    normalisation right after a convolution, it is applied to the convolution's result. A parametrised kernel becomes a
+    plain one. Another backbone is copied as it is: the order in which it has its modules need not be that in which it
+    uses them.
     """
     net = copy.deepcopy(net).eval().requires_grad_(False)
-    if not isinstance(net.backbone, ResNet | SmallNet):
+    if not isinstance(net.backbone, ResNet | SmallNet | Conv4 | ResNet12 | ResNet25):
         return net
     for module in [*net.backbone.modules()]:
         for (name, first), (after, second) in itertools.pairwise([*module.named_children()]):
@@ -143,5 +172,6 @@ def _plain(convolution: nn.Conv2d) -> nn.Conv2d:
         padding_mode=convolution.padding_mode,
         device="meta",  # no weights are drawn
     ).eval()
-    plain.weight, plain.bias = nn.Parameter(convolution.weight.detach(), requires_grad=False), convolution.bias
+    plain.weight, bias = nn.Parameter(convolution.weight.detach(), requires_grad=False), convolution.bias
+    plain.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
     return plain
