@@ -1,8 +1,6 @@
 """An experiment: a strategy, a protocol and a seed, carried out in a folder that a kill cannot spoil."""
 
-import base64
 import importlib.metadata
-import io
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ from torch import Tensor
 from . import checkpoint, datasets, machine, record, settings
 from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .files import InputError, sweep
-from .images import Images
+from .images import png_base64, statistics
 from .learner import Event, Learner, PhaseDone, Position, run
 from .memory import ExemplarMemory, ranks
 from .names import refuse_unknown
@@ -105,7 +103,7 @@ def prepare(
     fixed = {key: value for key, value in protocol.strategy.items() if key in accepted}
     arguments = settings.arguments(make, {**fixed, **theirs})
     where = machine.device(device)
-    _refuse_slow_precision(settings.flat(arguments), where)
+    settings.refuse_slow_precision(settings.flat(arguments), where)
     data = datasets.load(protocol.dataset, data_dir)
     order = class_order(len(data.class_names), seed if protocol.order_seed is None else protocol.order_seed)
     if protocol.classes is not None and protocol.classes > len(order):
@@ -128,7 +126,7 @@ def prepare(
         protocol=protocol.name,
         config={
             "protocol": protocol.model_dump(exclude=NO_SETTINGS),
-            "strategy": _plain(settings.flat(arguments)),
+            "strategy": settings.plain(settings.flat(arguments)),
         },
         seed=seed,
         class_order=order,
@@ -152,12 +150,6 @@ def _refuse_unheard_of(protocol: Protocol, accepted: Mapping[str, Any]) -> None:
         refuse_unknown(others, known, f"key in [strategy] of {protocol.name}")
 
 
-def _refuse_slow_precision(values: Mapping[str, Any], device: torch.device) -> None:
-    """Most processors have no bf16 unit, and do by software what takes 150 times as long as fp32."""
-    if values.get("precision") == "bf16" and device.type != "cuda":
-        raise InputError("precision=bf16 is for a GPU: on a CPU it is far slower than fp32")
-
-
 def _refuse_missing_means(learner: Learner, stream: ClassStream, name: str) -> None:
     classes = sum(len(group) for group in stream.groups)
     if learner.strategy.classifier == "nearest_mean" and not learner.memory.expected(classes, stream.sample()):
@@ -178,12 +170,6 @@ def _learner(strategy: Any, protocol: Protocol, stream: ClassStream, device: tor
         size = protocol.crop_size
         augmentation = ResizedCrop(size, protocol.mirrors)
     return Learner(strategy, channels, mean, std, augmentation, device, seed, input_size=size)
-
-
-def statistics(images: Images, sample: int = 10_000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in grey levels, over at most ``sample`` images, evenly spaced."""
-    pixels = images.pixels[:: max(1, len(images) // sample)].float()
-    return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).clamp(min=1e-3).tolist()
 
 
 def execute(
@@ -259,7 +245,7 @@ def _kept_as(event: Event) -> list[str]:
 def base_identity(experiment: Experiment) -> dict[str, Any]:
     """What decides the base network: two runs that agree in it train the same one."""
     learner, (first, *_) = experiment.learner, experiment.learner.strategy.stages
-    schedule = _plain(asdict(first.base_schedule)) if isinstance(first, Train) and first.base_schedule else {}
+    schedule = settings.plain(asdict(first.base_schedule)) if isinstance(first, Train) and first.base_schedule else {}
     return {
         "protocol": experiment.run.config["protocol"],
         "seed": experiment.run.seed,
@@ -279,7 +265,7 @@ def _same_base(experiment: Experiment, path: Path) -> tuple[dict[str, Tensor], d
     tensors, about = checkpoint.load(path)
     ours = base_identity(experiment)
     if about["base"] != ours:
-        raise InputError(f"{path}: is of another base network: {_difference('base', about['base'], ours)}")
+        raise InputError(f"{path}: is of another base network: {settings.difference('base', about['base'], ours)}")
     return tensors, about
 
 
@@ -289,7 +275,7 @@ def _take_up(experiment: Experiment, path: Path) -> None:
     for key in ("strategy", "protocol", "seed", "config", "class_order"):
         old, new = getattr(earlier, key), getattr(experiment.run, key)
         if old != new:
-            raise InputError(f"{path}: is of another run: {_difference(key, old, new)}")
+            raise InputError(f"{path}: is of another run: {settings.difference(key, old, new)}")
     experiment.run = earlier
     _restore(experiment, tensors, about)
 
@@ -309,21 +295,6 @@ def _restore(experiment: Experiment, tensors: dict[str, Tensor], about: dict[str
         reason = " ".join(str(error).split())  # torch uses several lines
         raise InputError(f"the checkpoint does not fit this run ({reason})") from None
     experiment.learner.seconds = about["seconds"]
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back: tuples are lists there."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _difference(key: str, old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in {**old, **new}:
-            if old.get(name) != new.get(name):
-                return _difference(name, old.get(name), new.get(name))
-    return f"{key} was {old!r}, is now {new!r}"
 
 
 def _note(experiment: Experiment, event: Event) -> None:
@@ -380,8 +351,8 @@ def _samples(experiment: Experiment) -> list[ExemplarSample]:
         sample = ExemplarSample(
             class_name=run.class_names[run.class_order[label]],
             phase=phase_of[label],
-            before=_png(before),
-            after=_png(after),
+            before=png_base64(before),
+            after=png_base64(after),
             draft=_draft(memory, position),
             bytes=int(memory.sizes[position]),
             raw_bytes=memory.images.bytes_each,
@@ -395,14 +366,4 @@ def _draft(memory: ExemplarMemory, position: int) -> str | None:
     if memory.codec.lossless or memory.originals is None or memory.drafts is None:
         return None
     draft = memory.drafts[position]
-    return None if torch.equal(draft, memory.originals[position]) else _png(draft)
-
-
-def _png(pixels: Tensor) -> str:
-    """uint8 (c, h, w) as a PNG file in base64."""
-    from PIL import Image  # here, because most of what imports this module shows no picture
-
-    array = pixels.cpu().permute(1, 2, 0).contiguous().numpy()
-    file = io.BytesIO()
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    return None if torch.equal(draft, memory.originals[position]) else png_base64(draft)

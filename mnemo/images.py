@@ -1,5 +1,7 @@
 """Images: pixels and labels, as two tensors."""
 
+import base64
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -100,3 +102,19 @@ def _joined_logits(parts: Sequence[Images]) -> Tensor | None:
         if part.logits is not None:
             row[:, : part.logits.shape[1]] = part.logits
     return torch.cat(rows)
+
+
+def statistics(images: Images, sample: int = 10_000) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in grey levels, over at most ``sample`` images, evenly spaced."""
+    pixels = images.pixels[:: max(1, len(images) // sample)].float()
+    return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).clamp(min=1e-3).tolist()
+
+
+def png_base64(pixels: Tensor) -> str:
+    """uint8 (c, h, w) as a PNG file in base64."""
+    from PIL import Image  # here, because most of what imports this module shows no picture
+
+    array = pixels.cpu().permute(1, 2, 0).contiguous().numpy()
+    file = io.BytesIO()
+    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")

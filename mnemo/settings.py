@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import pydantic
+import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from . import codecs
@@ -20,6 +21,8 @@ from .names import refuse_unknown
 from .stages import Compress, Schedule
 
 Recipe = Callable[..., Strategy]
+SomeRecipe = Callable[..., Any]
+"""Of a strategy, or of a few-shot method."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -156,7 +159,7 @@ class FineTuning:
         )
 
 
-def arguments(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(recipe: SomeRecipe, values: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe's keyword arguments, defaults included, from settings under flat names.
 
     Raises:
@@ -184,10 +187,32 @@ def flat(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def defaults(recipe: Recipe) -> dict[str, Any]:
+def defaults(recipe: SomeRecipe) -> dict[str, Any]:
     """All settings of a recipe under flat names, with their defaults; a group's fields stand for the group."""
     parameters = inspect.signature(recipe).parameters.items()
     return flat({name: parameter.default for name, parameter in parameters})
+
+
+def refuse_slow_precision(values: Mapping[str, Any], device: torch.device) -> None:
+    """Raise InputError for bf16 on a CPU: most have no unit for it, and take 150 times as long as for fp32."""
+    if values.get("precision") == "bf16" and device.type != "cuda":
+        raise InputError("precision=bf16 is for a GPU: on a CPU it is far slower than fp32")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON gives it back: tuples are lists there."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def difference(key: str, old: Any, new: Any) -> str:
+    """Where two values differ, in a line; in nested ones the first place."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                return difference(name, old.get(name), new.get(name))
+    return f"{key} was {old!r}, is now {new!r}"
 
 
 def _checked(make: Callable[[], Any], name: str = "") -> Any:
