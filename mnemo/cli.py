@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from .files import InputError
 
 if TYPE_CHECKING:
+    from .fewshot.experiment import Experiment
     from .tasks import Task
 
 SEED = 1993
@@ -256,29 +257,109 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 @app.command()
+def fewshot(
+    method: Annotated[str, typer.Argument(help="A few-shot method's name from `mnemo list`.")],
+    data: Annotated[str, typer.Option(help="A few-shot data set's name from `mnemo list`.")] = "glyphs",
+    way: Annotated[int, typer.Option(min=2, help="Classes of a task.")] = 5,
+    shot: Annotated[int, typer.Option(min=1, help="Images of each class to learn from.")] = 1,
+    queries: Annotated[int, typer.Option(min=1, help="Images of each class to be named.")] = 15,
+    unlabelled: Annotated[
+        int | None, typer.Option(min=0, help="Images of each class without a label.", show_default="the method's own")
+    ] = None,
+    distractors: Annotated[int, typer.Option(min=0, help="Classes of which there are unlabelled images alone.")] = 0,
+    episodes: Annotated[int, typer.Option(min=1, help="Test tasks.")] = 2000,
+    episode_file: Annotated[
+        Path | None, typer.Option(help="Read the test tasks from here, such as another run's episodes.json.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="Folder of another run on the same tasks: the difference is reported in pairs.")
+    ] = None,
+    pretrained: Annotated[Path, typer.Option(help="Folder of pre-trained backbones, which runs share.")] = Path(
+        "runs/pretrained"
+    ),
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/DATA-METHOD-SHOT-SEED")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the tasks and of all that is drawn.")] = SEED,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; again and again.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn to learn from few images: pre-train, meta-train, and evaluate on tasks of classes never seen.
+
+    Leaves run.json, report.html, accuracy.png, accuracies.json, episodes.json and checkpoints in the run's folder.
+
+    Examples:
+
+    `mnemo fewshot mtl` - characters of the typefaces that matplotlib brings along
+
+    `mnemo fewshot rfs --data fc100 --shot 5 --set backbone=conv4 --set pretrain_epochs=20`
+
+    `mnemo fewshot lst --data fc100 --unlabelled 30 --distractors 3 --baseline runs/fc100-mtl-1-1993`
+    """
+    from .fewshot import experiment
+
+    folder = out or Path("runs") / f"{data}-{method}-{shot}-{seed}"
+    asked = experiment.Asked(way, shot, queries, unlabelled, distractors, episodes, episode_file)
+    prepared = experiment.prepare(
+        method,
+        data,
+        dict(_setting(text) for text in settings or []),
+        asked,
+        baseline=baseline,
+        seed=seed,
+        data_dir=data_dir,
+        device=device,
+        command=shlex.join(["mnemo", *sys.argv[1:]]),
+    )
+    _solve_tasks(prepared, folder, pretrained, resume, quiet)
+
+
+def _solve_tasks(prepared: "Experiment", folder: Path, pretrained: Path, resume: bool, quiet: bool) -> None:
+    from . import console, engine, report
+    from .fewshot import experiment
+
+    engine.keep_freed_memory()
+    with _resumable(folder):
+        with console.Stages(prepared.run, quiet) as display:
+            for event in experiment.execute(prepared, folder, pretrained, resume=resume):
+                display.show(event)
+        page = report.write([prepared.run], folder)
+    if not quiet:
+        console.fewshot_summary(prepared.run, page)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or their run.json.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("report"),
 ) -> None:
     """Draw one run, or several side by side: forgetting curves, accuracy matrices, exemplars, tables.
 
-    Runs that differ by their seed alone are drawn as one curve, with their spread.
+    Of few-shot runs: accuracies and their differences task by task, validation curves, test tasks image by image. Runs
+    that differ by their seed alone are drawn as one, with their spread.
 
-    Example:
+    Examples:
 
     `mnemo report runs/digits-* --out report`
+
+    `mnemo report runs/glyphs-mtl-1-1993 runs/glyphs-protonet-1-1993` - few-shot runs
     """
-    from . import record
     from . import report as pages
 
-    loaded = [record.load(path) for path in runs]
-    out.mkdir(parents=True, exist_ok=True)
-    print(pages.write(loaded, out))
+    loaded = [pages.load(path) for path in runs]
+    print(pages.write(loaded, out, runs))
 
 
 @app.command("list")
 def list_() -> None:
-    """Show protocols, strategies, data sets and networks."""
+    """Show protocols, strategies, few-shot methods, data sets and networks."""
     from . import console
 
     console.catalogue()

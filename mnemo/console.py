@@ -13,6 +13,8 @@ from rich.text import Text
 
 from .datasets import Available
 from .experiment import Experiment
+from .fewshot.progress import Progress as StageProgress
+from .fewshot.record import FewShotRun
 from .learner import EpochDone, Event
 from .messages import Finished, Message, PhaseResult, Started, Starting
 from .record import Run
@@ -30,7 +32,7 @@ class _TimeLeft(ProgressColumn):
         super().__init__(table_column=Column(no_wrap=True))  # in a narrow terminal the bar gives way, not the time
 
     def render(self, task: Task) -> Text:
-        if task.start_time is None:
+        if task.start_time is None or task.total is None:
             return Text()
         if task.stop_time is not None:
             return Text(f"took {_clock(task.stop_time - task.start_time)}", style="cyan")
@@ -50,12 +52,22 @@ def _clock(seconds: float) -> str:
 
 
 class _Bar(BarColumn):
-    """Without rich's pulse in what has not begun: that waits."""
+    """Without rich's pulse in what has not begun: that waits. What is under way for nobody knows how long pulses."""
 
     def render(self, task: Task) -> ProgressBar:
         bar = super().render(task)
-        bar.pulse = False
+        bar.pulse = task.total is None
         return bar
+
+
+class _Percent(TextColumn):
+    """How much is done, where it is known how much there is."""
+
+    def __init__(self) -> None:
+        super().__init__("[progress.percentage]{task.percentage:>3.0f} %", table_column=Column(no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
 
 
 def _live(quiet: bool, *before: ProgressColumn, transient: bool) -> Progress:
@@ -63,7 +75,7 @@ def _live(quiet: bool, *before: ProgressColumn, transient: bool) -> Progress:
         *before,
         TextColumn("{task.description}"),
         _Bar(bar_width=24),
-        TextColumn("[progress.percentage]{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
+        _Percent(),
         _TimeLeft(),
         console=console,
         transient=transient,
@@ -244,6 +256,69 @@ class SideBySide:
             row.phase(message)
 
 
+class Stages:
+    """A live line for the stage of a few-shot run that is under way, and a plain one for each that is done.
+
+    Without a terminal there is one every half minute in between.
+
+    Args:
+        run: whose events will be shown.
+        quiet: show nothing.
+    """
+
+    def __init__(self, run: FewShotRun, quiet: bool = False) -> None:
+        self._run, self._quiet = run, quiet
+        self._progress = _live(quiet, transient=True)
+        self._waiting = self._progress.add_task("starting", total=None, already=None)
+        self._stage, self._id = "", self._waiting
+        self._started = self._last_line = self._last_event = time.monotonic()
+
+    def __enter__(self) -> "Stages":
+        run = self._run
+        if not self._quiet:
+            console.print(
+                f"[bold]{run.method}[/] on [bold]{run.data}[/], {run.way}-way {run.shot}-shot, seed {run.seed}, "
+                f"{run.device}: {run.meta_learned:,} of {run.parameters:,} weights are meta-learned, "
+                f"{_count(run.episodes, 'test task')}",
+                soft_wrap=not console.is_terminal,
+            )
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, event: StageProgress) -> None:
+        """Show what an event says."""
+        if self._quiet:
+            return
+        if event.stage != self._stage:
+            self._begin(event)
+        text = f"{event.stage} {event.done}/{event.total}  " + "  ".join(_value(*each) for each in event.shown.items())
+        self._progress.update(self._id, description=text, completed=event.done)
+        self._last_event = time.monotonic()
+        if event.done == event.total:
+            self._end(text)
+        elif not console.is_terminal and self._last_event - self._last_line > 30:
+            console.print(f"{text}  {_time_left(self._progress.tasks[-1])} left", soft_wrap=True)
+            self._last_line = self._last_event
+
+    def _begin(self, event: StageProgress) -> None:
+        """A stage's first event comes when its first part is done: the time counts from the event before it."""
+        self._stage, self._started, self._last_line = event.stage, self._last_event, time.monotonic()
+        self._progress.update(self._waiting, visible=False)
+        self._id = self._progress.add_task(event.stage, total=event.total, already=event.already)
+        self._progress.tasks[-1].start_time = self._started
+
+    def _end(self, text: str) -> None:
+        """The stage's line stays; until the next one tells something, the live line says that work goes on."""
+        self._progress.update(self._id, visible=False)
+        what = "finishing" if self._stage == "evaluate" else "going on"
+        self._progress.update(self._waiting, description=what, visible=True, refresh=True)
+        took = _clock(self._last_event - self._started)
+        console.print(f"{text}  [dim]{took}[/]", soft_wrap=not console.is_terminal)
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
 
@@ -299,19 +374,42 @@ def summary(run: Run, page: Path) -> None:
     console.print(f"report: {page}", soft_wrap=True)
 
 
+def fewshot_summary(run: FewShotRun, page: Path) -> None:
+    """The accuracy of a few-shot run, and where its report is."""
+    words = "transductive" if run.transductive else "inductive"
+    table = Table(title=f"{run.method} on {run.data}, seed {run.seed}", title_justify="left")
+    for name in (f"{run.way}-way {run.shot}-shot accuracy, %", "95 % interval", "tasks", "batch norm", "setting"):
+        table.add_column(name, justify="right")
+    table.add_row(
+        f"[bold]{run.accuracy or 0:.2f}[/]", f"± {run.interval or 0:.2f}", f"{run.episodes}", run.batch_norm, words
+    )
+    console.print(table)
+    if run.paired is not None:
+        gap = run.paired
+        console.print(f"{gap.difference:+.2f} ± {gap.interval:.2f} points against {gap.baseline}, task by task")
+    console.print(f"report: {page}", soft_wrap=True)
+
+
 def catalogue() -> None:
-    """Protocols, strategies, data sets and networks, with a line on each."""
+    """Protocols, strategies, data sets and networks, and what there is for few-shot learning, with a line on each."""
     from . import datasets, experiment, nets, protocols
+    from .fewshot import data as few_shot_data
+    from .fewshot import experiment as few_shot
 
     recipes = {name: experiment.recipe(name) for name in sorted(experiment.strategies())}
     _listing("protocols", {name: p.description for name, p in protocols.available().items()})
     _listing("strategies", {name: _first_line(recipe) for name, recipe in recipes.items()})
     _listing("data sets", datasets.KNOWN)
     _listing("networks", {name: _first_line(backbone) for name, backbone in nets.BACKBONES.items()})
+    methods = {name: few_shot.recipe(name) for name in sorted(few_shot.methods())}
+    _listing("few-shot methods", {name: _first_line(method) for name, method in methods.items()})
+    _listing("few-shot data sets", few_shot_data.DATA)
+    backbones = {name: _first_line(backbone) for name, backbone in nets.FEW_SHOT_BACKBONES.items()}
+    _listing("networks of few-shot methods", backbones)
 
 
 def _first_line(thing: object) -> str:
-    return (thing.__doc__ or "").strip().partition("\n")[0]
+    return (thing.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
 def _listing(title: str, lines: dict[str, str]) -> None:

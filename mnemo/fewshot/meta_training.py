@@ -27,6 +27,7 @@ class MetaTraining:
         iterations: steps of the optimiser; the defaults are those of MTL's TensorFlow code (CVPR 2019).
         tasks: of a step.
         meta_lr: learning rate at the start.
+        network_share: the network's learning rate as a multiple of the others'; the PyTorch code of MTL has 0.1.
         meta_weight_decay: Adam's.
         halve_every: iterations after which the rate is halved; 0: never.
         least_lr: below which it does not go.
@@ -41,6 +42,7 @@ class MetaTraining:
     iterations: NonNegativeInt = 15_000
     tasks: PositiveInt = 2
     meta_lr: PositiveFloat = 1e-3
+    network_share: PositiveFloat = 1.0
     meta_weight_decay: NonNegativeFloat = 0.0
     halve_every: NonNegativeInt = 1000
     least_lr: NonNegativeFloat = 1e-4
@@ -84,7 +86,7 @@ class MetaLoop:
         self._train, self._validation, self._validated = train, validation, validated
         self._sampler = Sampler(train.labels, shape)
         self._optimizer = torch.optim.Adam(
-            method.groups(settings.meta_lr),
+            method.groups(settings.meta_lr, settings.network_share),
             weight_decay=settings.meta_weight_decay,
         )
         self._worst: list[int] = []

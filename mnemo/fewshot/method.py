@@ -63,16 +63,26 @@ class Method(nn.Module):
     def _given(self, tasks: Tasks) -> Tasks:
         return tasks if self.base.takes_pixels else self.embedded(tasks)
 
-    def groups(self, rate: float) -> list[dict[str, Any]]:
-        """Groups of parameters that learn, for an optimiser, each with its ``lr`` and, as ``share``, its multiple."""
-        grouped = {name: [p for p in group if p.requires_grad] for name, group in self.base.groups().items()}
-        special = {name: group for name, group in grouped.items() if name in self.rates and group}
-        known = {id(p) for group in special.values() for p in group}
-        others = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        parts = {**({"": others} if others else {}), **special}
+    def groups(self, rate: float, network_share: float = 1.0) -> list[dict[str, Any]]:
+        """Groups of parameters that learn, for an optimiser, each with its ``lr`` and, as ``share``, its multiple.
+
+        Args:
+            rate: what shares are multiples of.
+            network_share: the network's.
+        """
+        named = {name: [*group] for name, group in self.base.groups().items() if name in self.rates}
+        shares = {"network": network_share, "base": 1.0, **self.rates}
+        special = {id(p) for group in named.values() for p in group}
+        parts = {
+            "network": [*self.embedder.parameters()],
+            "base": [p for p in self.base.parameters() if id(p) not in special],
+            **named,
+        }
+        learning = {name: [p for p in group if p.requires_grad] for name, group in parts.items()}
         return [
-            {"params": group, "share": self.rates.get(name, 1.0), "lr": rate * self.rates.get(name, 1.0)}
-            for name, group in parts.items()
+            {"params": group, "share": shares[name], "lr": rate * shares[name]}
+            for name, group in learning.items()
+            if group
         ]
 
 

@@ -1,16 +1,23 @@
-"""A report on one run or several: a page that stands alone and two pictures, made from run.json alone."""
+"""A report on one run or several: a page that stands alone and its pictures, made from run.json alone.
 
-from collections.abc import Iterable, Sequence
+Few-shot runs have a page of their own, by :mod:`mnemo.report.fewshot`.
+"""
+
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
+from .. import record
+from ..fewshot import record as fewshot_record
+from ..fewshot.record import FewShotRun
 from ..files import InputError, replacing, write_text
 from ..record import Run
-from . import charts, samples, tables
+from . import charts, fewshot, samples, tables
+from .page import listed, render
 from .samples import Sheet
 from .summary import Comparison, Group, gather, phases_done
 
@@ -50,20 +57,40 @@ class Section:
     trials: list[tuple[str, list[tables.Trial]]]
 
 
-def write(runs: Sequence[Run], out: Path) -> Path:
-    """Write ``out``/report.html, ``out``/forgetting.png and, where there are samples, exemplars.png.
+def load(path: Path) -> Run | FewShotRun:
+    """Read run.json of either kind, given itself or its folder. Raises InputError: not there, or not a record."""
+    return fewshot_record.load(path) if _kind(path) == "fewshot" else record.load(path)
+
+
+def write(runs: Sequence[Run | FewShotRun], out: Path, places: Sequence[Path] = ()) -> Path:
+    """Write ``out``/report.html and its pictures.
+
+    These are ``forgetting.png`` and, where there are samples, ``exemplars.png``; for few-shot runs ``accuracy.png``.
 
     Args:
-        runs: one or several; they are grouped by protocol, and by what differs by seed only.
+        runs: one or several of one kind; they are grouped by protocol, and by what differs by seed only.
         out: folder; it is made where it is missing.
+        places: where few-shot runs were read from, in their order: by the accuracies of episodes that lie there they
+            are compared task by task.
 
     Returns:
         The path of report.html.
 
     Raises:
-        InputError: there is no run.
+        InputError: there is no run, they are of both kinds, or accuracies are damaged.
         OSError: the disk refuses.
     """
+    few = [run for run in runs if isinstance(run, FewShotRun)]
+    others = [run for run in runs if isinstance(run, Run)]
+    if few and others:
+        raise InputError(
+            f"{few[0].method} on {few[0].data} is a few-shot run and {others[0].strategy} on {others[0].protocol} is"
+            " not: report on each kind by itself"
+        )
+    return fewshot.write(few, out, places) if few else _write(others, out)
+
+
+def _write(runs: Sequence[Run], out: Path) -> Path:
     from . import figures  # here, because matplotlib takes its time to import
 
     if not runs:
@@ -81,19 +108,19 @@ def write(runs: Sequence[Run], out: Path) -> Path:
     return page
 
 
+def _kind(path: Path) -> object:
+    """What a record says that it is; None where it says nothing or cannot be read, which its loader complains of."""
+    try:
+        data = json.loads((path / "run.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data.get("kind") if isinstance(data, dict) else None
+
+
 def html(comparisons: Sequence[Comparison], sheets: Sequence[Sheet]) -> str:
     """The page. It asks for nothing from elsewhere, and holds no script."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(__name__),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = samples.data_uri
-    environment.filters["plain"] = _plain
-    environment.filters["grouped"] = samples.grouped
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
         title=_title(comparisons),
         complete=all(group.complete and not group.left_out for each in comparisons for group in each.groups),
         sections=[_section(each) for each in comparisons],
@@ -120,7 +147,7 @@ def _section(comparison: Comparison) -> Section:
     return Section(
         comparison=comparison,
         stream=stream_words(comparison.sizes),
-        seeds=("Seeds " if len(seeds) > 1 else "Seed ") + _listed(seeds),
+        seeds=("Seeds " if len(seeds) > 1 else "Seed ") + listed(seeds),
         notes=_notes(comparison),
         key_figures=[_key_figure(comparison, *figure) for figure in KEY_FIGURES],
         accuracy=charts.accuracy(comparison),
@@ -143,8 +170,8 @@ def _key_figure(comparison: Comparison, figure: str, name: str, falling: bool, w
 def _title(comparisons: Sequence[Comparison]) -> str:
     names = list(dict.fromkeys(run.strategy for each in comparisons for run in each.runs))
     protocols = list(dict.fromkeys(each.protocol for each in comparisons))
-    what = _listed(names) if len(names) <= 4 else f"{len(names)} strategies"
-    return f"{what} on {_listed(protocols) if len(protocols) <= 3 else f'{len(protocols)} protocols'}"
+    what = listed(names) if len(names) <= 4 else f"{len(names)} strategies"
+    return f"{what} on {listed(protocols) if len(protocols) <= 3 else f'{len(protocols)} protocols'}"
 
 
 def stream_words(sizes: Sequence[int]) -> str:
@@ -157,7 +184,7 @@ def stream_words(sizes: Sequence[int]) -> str:
         return f"{total} in {len(sizes)} phases of {sizes[0]}"
     if len(runs) == 2 and runs[0][1] == 1 and runs[1][1] > 1:
         return f"{total}: {sizes[0]}, then {runs[1][1]} phases of {runs[1][0]}"
-    return f"{total} in {len(sizes)} phases of {_listed(sizes)}"
+    return f"{total} in {len(sizes)} phases of {listed(sizes)}"
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -193,16 +220,3 @@ def _run_name(comparison: Comparison, group: Group, run: Run) -> str:
 def _by_phase(sheet: Sheet) -> list[tuple[int, list[samples.Exemplar]]]:
     ordered = sorted(sheet.exemplars, key=lambda exemplar: exemplar.phase)
     return [(phase, list(same)) for phase, same in groupby(ordered, key=lambda exemplar: exemplar.phase)]
-
-
-def _listed(items: Iterable[object]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    words = [str(item) for item in items]
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _plain(value: object) -> str:
-    """A value of a configuration as one would write it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "none" if value is None else _listed(value) if isinstance(value, list) else str(value)

@@ -34,7 +34,7 @@ def forgetting(comparisons: Sequence[Comparison], path: Path) -> None:
     On the right stand the curves of every phase's classes where there is one group, else those of the first
     phase's classes in every group. Raises OSError when the disk refuses.
     """
-    figure = _figure(2.9 * len(comparisons), layout="constrained")
+    figure = blank(2.9 * len(comparisons), layout="constrained")
     panels = figure.subplots(len(comparisons), 2, squeeze=False)
     for (left, right), comparison in zip(panels, comparisons, strict=True):
         _accuracy(left, comparison, comparison.protocol if len(comparisons) > 1 else "")
@@ -42,27 +42,29 @@ def forgetting(comparisons: Sequence[Comparison], path: Path) -> None:
             _phases(right, comparison.groups[0])
         else:
             _first_classes(right, comparison)
-    _save(figure, path)
+    save(figure, path)
 
 
 def exemplars(sheets: Sequence[Sheet], path: Path) -> None:
     """Exemplars, each kind of picture in a row, sheet under sheet. Raises OSError when the disk refuses."""
     heights = [_sheet_height(sheet) for sheet in sheets]
-    figure = _figure(sum(heights))
+    figure = blank(sum(heights))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     for index, sheet in enumerate(sheets):
         _sheet(axes, sheet, sum(heights[:index]))
     axes.set_xlim(0, WIDTH)  # inches, after the pictures: each sets limits of its own
     axes.set_ylim(sum(heights), 0)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _figure(height: float, layout: Literal["constrained"] | None = None) -> Figure:
+def blank(height: float, layout: Literal["constrained"] | None = None) -> Figure:
+    """An empty figure of the common width, ``height`` inches high."""
     return Figure(figsize=(WIDTH, height), dpi=min(DPI, MOST_PIXELS / height), layout=layout)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write it as PNG. Raises OSError when the disk refuses."""
     with warnings.catch_warnings():
         # names may be in any script, and what the font lacks is drawn as a box
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
@@ -188,7 +190,7 @@ def _sheet_height(sheet: Sheet) -> float:
 def _sheet(axes: Axes, sheet: Sheet, top: float) -> None:
     """One sheet, its upper edge ``top`` inches from the upper edge of the picture."""
     title = f"{sheet.name}, seed {sheet.seed}: {grouped(sheet.count)} exemplars in {grouped(sheet.size)} bytes"
-    _write(axes, 0.06, top + 0.2, title, fontsize=10)
+    write(axes, 0.06, top + 0.2, title, fontsize=10)
     heights = _row_heights(sheet)
     for index, exemplar in enumerate(sheet.exemplars):
         row, column = divmod(index, ACROSS)
@@ -197,7 +199,7 @@ def _sheet(axes: Axes, sheet: Sheet, top: float) -> None:
         for number, kind in enumerate(sheet.kinds):
             above = at + sum(heights[:number])
             if column == 0:
-                _write(axes, MARGIN - 0.1, above + PITCH / 2, sheet.label(kind), horizontalalignment="right")
+                write(axes, MARGIN - 0.1, above + PITCH / 2, sheet.label(kind), horizontalalignment="right")
             _picture(axes, exemplar, kind, left, above)
         name = exemplar.class_name if len(exemplar.class_name) <= 11 else exemplar.class_name[:10] + "…"
         _under(axes, left, at + sum(heights) + 0.03, name, INK)
@@ -218,8 +220,9 @@ def _picture(axes: Axes, exemplar: Exemplar, kind: Kind, left: float, top: float
 
 def _under(axes: Axes, left: float, y: float, words: str, colour: str) -> None:
     """Words under the middle of a picture whose left edge is at ``left``."""
-    _write(axes, left + (PITCH - GAP) / 2, y, words, fontsize=7, horizontalalignment="center", color=colour)
+    write(axes, left + (PITCH - GAP) / 2, y, words, fontsize=7, horizontalalignment="center", color=colour)
 
 
-def _write(axes: Axes, x: float, y: float, words: str, **style: Any) -> None:
+def write(axes: Axes, x: float, y: float, words: str, **style: Any) -> None:
+    """Words in the common type, as they are: no mathematics."""
     axes.text(x, y, words, verticalalignment="center", parse_math=False, **(TEXT | style))

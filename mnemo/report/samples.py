@@ -113,7 +113,7 @@ def data_uri(pixels: Pixels) -> str:
 def _pictures(sample: ExemplarSample) -> dict[Kind, Pixels] | None:
     """Its pictures at the size of the largest; None where one cannot be read."""
     texts: dict[Kind, str | None] = {"original": sample.before, "optimised": sample.draft, "stored": sample.after}
-    found = {kind: _decoded(text) for kind, text in texts.items() if text is not None}
+    found = {kind: decoded(text) for kind, text in texts.items() if text is not None}
     known = {kind: picture for kind, picture in found.items() if picture is not None}
     if len(known) < len(found):
         return None
@@ -137,7 +137,7 @@ def _exemplar(sample: ExemplarSample, found: dict[Kind, Pixels], factor: int | N
     return Exemplar(
         sample.class_name,
         sample.phase,
-        {kind: _reduced(pixels) for kind, pixels in pictures.items()},
+        {kind: reduced(pixels) for kind, pixels in pictures.items()},
         {kind: size for kind, size in sizes.items() if size is not None},
     )
 
@@ -146,7 +146,8 @@ def _enlarged(picture: Image.Image, size: tuple[int, int]) -> Pixels:
     return np.array(picture.resize(size, Image.Resampling.NEAREST), dtype=np.uint8)
 
 
-def _decoded(text: str) -> Image.Image | None:
+def decoded(text: str) -> Image.Image | None:
+    """The picture that a PNG in base64 holds, in RGB; None where it is none, or is too large to be one of ours."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow warns of pictures that are suspiciously large
@@ -167,7 +168,7 @@ def _change(found: dict[Kind, Pixels]) -> NDArray[np.int16]:
     return found.get("optimised", found["stored"]).astype(np.int16) - found["original"]
 
 
-def _reduced(pixels: Pixels) -> Pixels:
+def reduced(pixels: Pixels) -> Pixels:
     """Large pictures at the size at which they are shown: the page holds up to four for every exemplar."""
     if max(pixels.shape[:2]) <= SHOWN_SIDE:
         return pixels

@@ -200,10 +200,10 @@ def _groups(runs: Sequence[Run], series: dict[str, int]) -> tuple[Group, ...]:
         times[run.strategy, configuration, run.seed] = times.get((run.strategy, configuration, run.seed), 0) + 1
         repetition = times[run.strategy, configuration, run.seed]
         members.setdefault((run.strategy, configuration, repetition), []).append(run)
-    names = _names([(strategy, repetition, runs[0]) for (strategy, _, repetition), runs in members.items()])
+    named = names([(strategy, repetition, _settings(runs[0])) for (strategy, _, repetition), runs in members.items()])
     return tuple(
         _group(name, series.setdefault(name, len(series)), settings, same)
-        for (name, settings), same in zip(names, members.values(), strict=True)
+        for (name, settings), same in zip(named, members.values(), strict=True)
     )
 
 
@@ -225,11 +225,11 @@ def _settings(run: Run) -> Settings:
     return {key if keys.count(key) == 1 else f"{section}.{key}": v for (section, key), v in flat.items()}
 
 
-def _names(groups: Sequence[tuple[str, int, Run]]) -> list[tuple[str, Settings]]:
-    """For each (strategy, repetition, a run): a name, and the settings that tell it from its like."""
+def names(groups: Sequence[tuple[str, int, Settings]]) -> list[tuple[str, Settings]]:
+    """For each (strategy, repetition, settings): a name, and the settings that tell it from its like."""
     alike: dict[str, list[Settings]] = {}
-    for strategy, repetition, run in groups:
-        alike.setdefault(strategy, []).append(_settings(run) | {"repetition": str(repetition)})
+    for strategy, repetition, settings in groups:
+        alike.setdefault(strategy, []).append(settings | {"repetition": str(repetition)})
     named = {strategy: iter(_tell_apart(strategy, each)) for strategy, each in alike.items()}
     return [next(named[strategy]) for strategy, _, _ in groups]
 

@@ -92,9 +92,9 @@ class Axes:
     rule: tuple[float, str] | None = None
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers at equal steps that enclose ``low`` and ``high``: about ``about``, over 1 at least."""
-    rough = max(high - low, 1.0) / about
+def ticks(low: float, high: float, about: int = 5, least: float = 1.0) -> list[float]:
+    """Round numbers at equal steps that enclose ``low`` and ``high``: about ``about``, over ``least`` at least."""
+    rough = max(high - low, least) / about
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -174,7 +174,7 @@ def line_chart(lines: Sequence[Line], frame: Frame, axes: Axes) -> Markup:
     crowded = max((len(line.points) for line in lines), default=0) > MOST_MARKERS
     parts += [_line(frame, line, crowded) for line in lines]
     parts.append(_end_labels(frame, [line for line in lines if line.label and line.points]))
-    return _svg(frame.width, frame.height, axes.title, parts)
+    return drawing(frame.width, frame.height, axes.title, parts)
 
 
 def dot_chart(rows: Sequence[tuple[str, Estimate, str, int]], title: str) -> Markup:
@@ -187,10 +187,10 @@ def dot_chart(rows: Sequence[tuple[str, Estimate, str, int]], title: str) -> Mar
     frame = Frame(340, height, left, right, 4, 20, (marks[0], marks[-1]), (0, 1))
     parts = []
     for mark in marks:
-        parts.append(_path("grid", f"M{frame.x(mark):.1f} 4V{height - 20:.1f}"))
-        parts.append(_text("tick mid", frame.x(mark), height - 6, _tick(mark)))
+        parts.append(path("grid", f"M{frame.x(mark):.1f} 4V{height - 20:.1f}"))
+        parts.append(text("tick mid", frame.x(mark), height - 6, tick(mark)))
     parts += [_dot_row(frame, 4 + ROW * (index + 0.5), *row) for index, row in enumerate(rows)]
-    return _svg(frame.width, height, title, parts)
+    return drawing(frame.width, height, title, parts)
 
 
 def heat_map(matrix: Sequence[Sequence[Estimate | None]], phases: int, title: str, size: float) -> Markup:
@@ -203,41 +203,45 @@ def heat_map(matrix: Sequence[Sequence[Estimate | None]], phases: int, title: st
     for i in range(phases):
         row = matrix[i] if i < len(matrix) else [None] * (i + 1)
         parts += [_cell(each, (i, j), left + side * j, top + side * i, side) for j, each in enumerate(row)]
-    return _svg(left + size + 4, top + side * phases + 4, title, parts)
+    return drawing(left + size + 4, top + side * phases + 4, title, parts)
 
 
-def _svg(width: float, height: float, title: str, parts: Iterable[Markup]) -> Markup:
+def drawing(width: float, height: float, title: str, parts: Iterable[Markup]) -> Markup:
+    """A whole chart; ``title`` is read out in its place."""
     return Markup('<svg viewBox="0 0 {:.0f} {:.0f}" role="img" aria-label="{}">{}</svg>').format(
         width, height, title, Markup("").join(parts)
     )
 
 
-def _text(kind: str, x: float, y: float, words: object) -> Markup:
+def text(kind: str, x: float, y: float, words: object) -> Markup:
+    """Words whose classes the page's style sheet draws."""
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, words)
 
 
-def _path(kind: str, shape: str, colour: str = "") -> Markup:
+def path(kind: str, shape: str, colour: str = "") -> Markup:
     """A path whose class the page's style sheet draws; ``colour`` is the variable ``--c`` there."""
     style = Markup(' style="--c:{}"').format(colour) if colour else ""
     return Markup('<path class="{}" d="{}"{}/>').format(kind, shape, style)
 
 
-def _tick(value: float) -> str:
-    return number(value, 0 if value == int(value) else 1)
+def tick(value: float) -> str:
+    """A tick's number, with as many digits as it needs."""
+    digits = next((digits for digits in range(9) if abs(value - round(value, digits)) < 1e-9), 9)
+    return number(value, digits)
 
 
 def _grid(frame: Frame, axes: Axes) -> Markup:
     left, right, foot = frame.left, frame.width - frame.right, frame.height - frame.bottom
     parts = []
-    for tick in axes.y_ticks:
-        parts.append(_path("grid", f"M{left:.1f} {frame.y(tick):.1f}H{right:.1f}"))
-        parts.append(_text("tick end", left - 7, frame.y(tick) + 4, _tick(tick)))
-    for tick in axes.x_ticks:
-        parts.append(_path("axis", f"M{frame.x(tick):.1f} {foot:.1f}v4"))
-        parts.append(_text("tick mid", frame.x(tick), foot + 17, _tick(tick)))
-    parts.append(_path("axis", f"M{left:.1f} {foot:.1f}H{right:.1f}"))
-    parts.append(_text("name mid", (left + right) / 2, frame.height - 5, axes.x_label))
-    parts.append(_text("name", 2, 13, axes.y_label))
+    for mark in axes.y_ticks:
+        parts.append(path("grid", f"M{left:.1f} {frame.y(mark):.1f}H{right:.1f}"))
+        parts.append(text("tick end", left - 7, frame.y(mark) + 4, tick(mark)))
+    for mark in axes.x_ticks:
+        parts.append(path("axis", f"M{frame.x(mark):.1f} {foot:.1f}v4"))
+        parts.append(text("tick mid", frame.x(mark), foot + 17, tick(mark)))
+    parts.append(path("axis", f"M{left:.1f} {foot:.1f}H{right:.1f}"))
+    parts.append(text("name mid", (left + right) / 2, frame.height - 5, axes.x_label))
+    parts.append(text("name", 2, 13, axes.y_label))
     return Markup("").join(parts)
 
 
@@ -246,7 +250,7 @@ def _rule(frame: Frame, axes: Axes) -> Markup:
         return Markup("")
     value, words = axes.rule
     y, right = frame.y(value), frame.width - frame.right
-    return _path("rule", f"M{frame.left:.1f} {y:.1f}H{right:.1f}") + _text("note end", right, y - 6, words)
+    return path("rule", f"M{frame.left:.1f} {y:.1f}H{right:.1f}") + text("note end", right, y - 6, words)
 
 
 def _band(frame: Frame, line: Line) -> Markup:
@@ -254,7 +258,7 @@ def _band(frame: Frame, line: Line) -> Markup:
     low, high = frame.y_limits
     there = [(frame.x(p.x), frame.y(min(p.estimate.high, high))) for p in spread]
     back = [(frame.x(p.x), frame.y(max(p.estimate.low, low))) for p in reversed(spread)]
-    return _path("band", _joined(there + back) + "z", line.colour) if len(spread) > 1 else Markup("")
+    return path("band", _joined(there + back) + "z", line.colour) if len(spread) > 1 else Markup("")
 
 
 def _line(frame: Frame, line: Line, crowded: bool) -> Markup:
@@ -265,7 +269,7 @@ def _line(frame: Frame, line: Line, crowded: bool) -> Markup:
     shape = MARKERS[(line.marker or 0) % len(MARKERS)]
     dots = [
         Markup('<g transform="translate({:.1f} {:.1f})">{}{}<title>{}</title></g>').format(
-            x, y, _path(dot, shape), FEEL, point.words
+            x, y, path(dot, shape), FEEL, point.words
         )
         for (x, y), point in zip(at, line.points, strict=True)
     ]
@@ -281,20 +285,20 @@ def _end_labels(frame: Frame, lines: Sequence[Line]) -> Markup:
     for line, end, place in zip(lines, ends, places, strict=True):
         x = frame.x(line.points[-1].x)
         if abs(place - end) > 5:
-            parts.append(_path("lead", f"M{x + 5:.1f} {end:.1f}L{x + 12:.1f} {place:.1f}", line.colour))
-        parts.append(_text("label", x + 14, place + 4, line.label))
+            parts.append(path("lead", f"M{x + 5:.1f} {end:.1f}L{x + 12:.1f} {place:.1f}", line.colour))
+        parts.append(text("label", x + 14, place + 4, line.label))
     return Markup("").join(parts)
 
 
 def _dot_row(frame: Frame, y: float, name: str, each: Estimate, colour: str, marker: int) -> Markup:
     parts = [
-        _path("guide", f"M{frame.left:.1f} {y:.1f}H{frame.width - frame.right:.1f}"),
-        _path("whisker", f"M{frame.x(each.low):.1f} {y:.1f}H{frame.x(each.high):.1f}", colour),
+        path("guide", f"M{frame.left:.1f} {y:.1f}H{frame.width - frame.right:.1f}"),
+        path("whisker", f"M{frame.x(each.low):.1f} {y:.1f}H{frame.x(each.high):.1f}", colour),
         Markup('<g transform="translate({:.1f} {:.1f})">{}</g>').format(
-            frame.x(each.mean), y, _path("dot", MARKERS[marker % len(MARKERS)], colour)
+            frame.x(each.mean), y, path("dot", MARKERS[marker % len(MARKERS)], colour)
         ),
-        _text("label", 0, y + 4, name),
-        _text("value end", frame.width, y + 4, plus_minus(each)),
+        text("label", 0, y + 4, name),
+        text("value end", frame.width, y + 4, plus_minus(each)),
     ]
     return Markup("").join(parts)
 
@@ -302,24 +306,24 @@ def _dot_row(frame: Frame, y: float, name: str, each: Estimate, colour: str, mar
 def _heat_axes(phases: int, side: float, left: float, top: float) -> Markup:
     middle = Markup('<text class="name mid" transform="translate(12 {:.1f}) rotate(-90)">after phase</text>')
     parts = [
-        _text("name", left, 13, "on the classes of phase"),
+        text("name", left, 13, "on the classes of phase"),
         middle.format(top + side * phases / 2),
     ]
     for phase in thinned(range(phases), 12 if side >= 18 else 6):
-        parts.append(_text("tick mid", left + side * (phase + 0.5), top - 6, _tick(phase)))
-        parts.append(_text("tick end", left - 7, top + side * (phase + 0.5) + 4, _tick(phase)))
+        parts.append(text("tick mid", left + side * (phase + 0.5), top - 6, tick(phase)))
+        parts.append(text("tick end", left - 7, top + side * (phase + 0.5) + 4, tick(phase)))
     return Markup("").join(parts)
 
 
 def _cell(each: Estimate | None, at: tuple[int, int], x: float, y: float, side: float) -> Markup:
     square = f"M{x:.1f} {y:.1f}h{side:.1f}v{side:.1f}h-{side:.1f}z"
     if each is None:
-        return _path("hole", square)
+        return path("hole", square)
     share = min(max(each.mean / 100, 0.0), 1.0)
     kind = "cell over mid" if share > 0.5 else "cell mid"
-    written = _text(kind, x + side / 2, y + side / 2 + 4.2, number(each.mean, 1 if side >= 36 else 0))
+    written = text(kind, x + side / 2, y + side / 2 + 4.2, number(each.mean, 1 if side >= 36 else 0))
     return Markup("<g>{}{}<title>{}</title></g>").format(
-        _path("heat", square, ramp(share, "h", 3)),
+        path("heat", square, ramp(share, "h", 3)),
         written if side >= 25 else "",
         f"after phase {at[0]}, on the classes of phase {at[1]}: {plus_minus(each)} %",
     )

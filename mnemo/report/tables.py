@@ -1,6 +1,6 @@
 """The tables of a report: rows of formatted figures, made from groups of runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -13,6 +13,7 @@ NOTHING = Markup('<span class="nothing">\N{EN DASH}</span>')
 CLASSIFIERS = {"head": "head", "nearest_mean": "nearest mean"}
 GUARD = "accept"  # the stage that tries optimised exemplars against what they were
 TOTAL = "total"  # a stage of this name holds all others
+Seconds = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,24 @@ def results(comparison: Comparison) -> list[Row]:
 
 
 def stages(comparison: Comparison) -> list[Stage]:
+    """The table of times of a comparison's groups; see :func:`times`."""
+    return times([[run.seconds for run in group.runs] for group in comparison.groups])
+
+
+def times(groups: Sequence[Sequence[Seconds]]) -> list[Stage]:
     """The table of times: a row for each stage, the longest first, then their total; empty without times."""
-    groups = comparison.groups
-    names = dict.fromkeys(name for g in groups for run in g.runs for name in run.seconds if name != TOTAL)
-    found = {name: [_stage(group, name) for group in groups] for name in names}
+    names = dict.fromkeys(name for runs in groups for seconds in runs for name in seconds if name != TOTAL)
+    found = {name: [estimate(seconds.get(name) for seconds in runs) for runs in groups] for name in names}
     longest = max((each.mean for row in found.values() for each in row if each), default=0.0)
     order = sorted(found, key=lambda name: -sum(each.mean for each in found[name] if each))
     rows = [Stage(name, [_time_cell(each, longest) for each in found[name]]) for name in order]
-    totals = [(duration(group.over_runs(_seconds)), 0.0) for group in groups]
+    totals = [(duration(estimate(map(total_seconds, runs))), 0.0) for runs in groups]
     return [*rows, Stage(TOTAL, totals)] if rows else []
+
+
+def total_seconds(seconds: Seconds) -> float | None:
+    """Of all stages; None without times."""
+    return seconds.get(TOTAL, sum(seconds.values())) if seconds else None
 
 
 def trials(comparison: Comparison) -> list[tuple[str, list[Trial]]]:
@@ -137,7 +147,7 @@ def _row(group: Group) -> Row:
         count=whole(_exemplars(group, lambda run: run.exemplars.count)),
         kib=_kibibytes(_exemplars(group, lambda run: run.exemplars.bytes / 1024)),
         moved=formatted(_exemplars(group, lambda run: run.exemplars.rms_displacement), 2),
-        time=duration(group.over_runs(_seconds)),
+        time=duration(group.over_runs(lambda run: total_seconds(run.seconds))),
         memory=mebibytes(group.over_runs(lambda run: run.peak_memory_bytes)),
     )
 
@@ -161,12 +171,6 @@ def _exemplars(group: Group, value: Callable[[Run], float | None]) -> Estimate |
     return group.over_runs(lambda run: value(run) if run.exemplars.count else None)
 
 
-def _seconds(run: Run) -> float | None:
-    if not run.seconds:
-        return None
-    return run.seconds.get(TOTAL, sum(run.seconds.values()))
-
-
 def _trials(group: Group) -> list[Trial]:
     return [trial for phase in range(group.phases) if (trial := _trial(group, phase))]
 
@@ -186,10 +190,6 @@ def _trial(group: Group, phase: int) -> Trial | None:
 def _outcome(run: Run, phase: int) -> dict[str, float]:
     """What the guard found; empty where it was not at work."""
     return run.outcomes[phase].get(GUARD, {}) if phase < len(run.outcomes) else {}
-
-
-def _stage(group: Group, name: str) -> Estimate | None:
-    return group.over_runs(lambda run: run.seconds.get(name))
 
 
 def _time_cell(each: Estimate | None, longest: float) -> tuple[Markup, float]:
