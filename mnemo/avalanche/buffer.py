@@ -1,18 +1,21 @@
 """The exemplar buffer, and the plugin that replays it."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from avalanche.benchmarks.utils import concat_datasets
+from avalanche.benchmarks.utils import AvalancheDataset, concat_datasets
 from avalanche.models.utils import is_multi_task_module
 from avalanche.training.plugins import ReplayPlugin
 from avalanche.training.storage_policy import ExemplarsBuffer
 from torch import Tensor
 
 from ..augment import Augmentation, CropAndFlip
+from ..codecs import Codec, Raw
 from ..compression import CHOICES
 from ..exemplars.mnemonics import Bilevel, Mnemonics
 from ..exemplars.pixels import PixelSteps
@@ -56,12 +59,13 @@ class MnemonicsBuffer(ExemplarsBuffer):
     Nothing is drawn from global generators, and the model is left as it is.
 
     Args:
-        max_size: images in all.
+        max_size: images in all. With a codec it is their bytes as raw pixels that count, and more than these may fit.
         choice: ``herding`` or ``random``; where exemplars are optimised, what they start as.
         pixels: how they are moved; None keeps real images, which is the control.
         bilevel: the gradient. Its ``level`` is ``network`` or ``ridge``, its losses are cross-entropies.
         augmentation: of images while exemplars are optimised: as near to the train transform as can be.
         classifier: see :class:`mnemo.avalanche.network.AvalancheNet`.
+        codec: how exemplars are kept, such as ``Jpeg(75)``; see :mod:`mnemo.codecs`. They are replayed as decoded.
         seed: of all that is drawn.
 
     Attributes:
@@ -80,6 +84,7 @@ class MnemonicsBuffer(ExemplarsBuffer):
         bilevel: Bilevel = Bilevel(),
         augmentation: Augmentation = UNVARIED,
         classifier: str | None = None,
+        codec: Codec = Raw(),
         seed: int = 0,
     ) -> None:
         super().__init__(max_size)
@@ -90,12 +95,28 @@ class MnemonicsBuffer(ExemplarsBuffer):
         self._known: list[Known] = []
         self._sources: list[raw.Source] = []
         self._form: tuple[float, ...] | None = None
-        self.memory = ExemplarMemory(self._budget)
+        self.memory = ExemplarMemory(self._budget, codec)
 
     @property
     def classes(self) -> list[int]:
         """Avalanche's labels of the classes seen so far, in order of arrival."""
         return [known.label for known in self._known]
+
+    @property
+    def buffer_groups(self) -> dict[int, SimpleNamespace]:
+        """Avalanche's labels to objects whose ``buffer`` is that class's data set, as its balanced buffers have them.
+
+        Its ER-AML and MIR ask for these. Classes that have no place are left out.
+        """
+        positions = dict[int, list[int]]()
+        for position, label in enumerate(getattr(self.buffer, "targets", [])):
+            positions.setdefault(int(label), []).append(position)
+        return {label: SimpleNamespace(buffer=self.buffer.subset(where)) for label, where in positions.items()}
+
+    @property
+    def buffer_datasets(self) -> list[AvalancheDataset]:
+        """A data set for each class, as Avalanche's balanced buffers have them."""
+        return [group.buffer for group in self.buffer_groups.values()]
 
     def post_adapt(self, agent: Any, exp: Any) -> None:
         """Take up an experience that ``agent.model`` has been trained on.
@@ -164,20 +185,20 @@ class MnemonicsBuffer(ExemplarsBuffer):
             loop.end()
 
     def _refresh(self) -> None:
-        """Bring the data set up to date."""
+        """Bring the data set up to date. Experiences with the same transforms are one data set in it."""
         _move(self.memory, torch.device("cpu"))
-        parts = [part for index in range(len(self._sources)) for part in self._dataset(index)]
-        self.buffer = concat_datasets(parts)
+        alike = itertools.groupby(range(len(self._sources)), self._sources.__getitem__)
+        self.buffer = concat_datasets([part for source, of in alike for part in self._dataset(source, set(of))])
 
-    def _dataset(self, experience: int) -> list[Any]:
-        """The exemplars of one experience: one data set or none."""
-        of = [label for label, known in enumerate(self._known) if known.experience == experience]
+    def _dataset(self, source: raw.Source, experiences: set[int]) -> list[AvalancheDataset]:
+        """The exemplars of some experiences: one data set or none."""
+        of = [label for label, known in enumerate(self._known) if known.experience in experiences]
         images = None if self.memory.images is None else self.memory.images.of_classes(of)
         if images is None or not len(images):
             return []
         known = [self._known[label] for label in images.labels.tolist()]
         labels, tasks, inner = ([getattr(k, name) for k in known] for name in ("label", "task", "inner_label"))
-        return [raw.give_back(raw.Raw(images.pixels, labels, tasks, inner, self._sources[experience]))]
+        return [raw.give_back(raw.Raw(images.pixels, labels, tasks, inner, source))]
 
 
 def _alike(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

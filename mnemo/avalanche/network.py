@@ -11,7 +11,7 @@ from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 
 from ..files import InputError
-from ..nets import Head, IncrementalNet, Outputs
+from ..nets import Head, IncrementalNet, Outputs, normalised
 
 CLASSIFIERS = (IncrementalClassifier, MultiHeadClassifier, nn.Linear)
 
@@ -48,7 +48,8 @@ class AvalancheNet(IncrementalNet):
         mean, std: of the eval transform, per channel, in grey levels.
 
     Raises:
-        InputError: there is no such classifier, or the model takes task labels and it does not.
+        InputError: there is no such classifier, or the model takes task labels and it does not; and from a pass: the
+            model does not use it, or does not give a row of scores for each image.
     """
 
     def __init__(
@@ -92,10 +93,17 @@ class AvalancheNet(IncrementalNet):
 
     def _pass(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Features, and the scores of the first task."""
-        images = self._normalised(pixels).contiguous()
+        images = normalised(pixels, self.mean, self.std).contiguous()
         with _inputs(self.backbone.get_submodule(self._classifier)) as seen:
             scores: Tensor = self.backbone(images, self._tasks[0]) if self._multi_task else self.backbone(images)
+        self._refuse_strange_pass(len(seen), scores, len(images))
         return seen[0].flatten(1), scores
+
+    def _refuse_strange_pass(self, calls: int, scores: Tensor, images: int) -> None:
+        if not calls:
+            raise InputError(f"classifier={self._classifier}: the model has this module but does not use it")
+        if scores.ndim != 2 or len(scores) != images:
+            raise InputError(f"the model must give a row of scores for each image, not {tuple(scores.shape)}")
 
     def _refuse_unfit_classifier(self) -> None:
         try:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..components.scaling_shifting import scale
+from ..components.scaling_shifting import Granularity, scale
 from ..nets import FEW_SHOT_BACKBONES, normalised
 from .tasks import Tasks
 
@@ -110,11 +110,16 @@ def _together(embedder: Embedder, parts: Sequence[Tensor]) -> list[Tensor]:
     return [each.view(*part.shape[:2], -1) for each, part in zip(features, parts, strict=True)]
 
 
-def let_learn(embedder: Embedder, what: Learns) -> None:
+def let_learn(embedder: Embedder, what: Learns, granularity: Granularity = "kernel") -> None:
     """Freeze a network but for a part of it; changes it.
 
     Sun et al., CVPR 2019, tables 3 and 4. ``weights``: kernels and the affine parameters of batch normalisation;
     ``scales``: scaling and shifting (SS) of frozen kernels; ``last_...``: those of the last block alone (Theta4).
+
+    Args:
+        embedder: the network.
+        what: of it.
+        granularity: of the scales; see :class:`mnemo.components.scaling_shifting.Scaling`.
     """
     embedder.requires_grad_(False)
     backbone: nn.Module = embedder.backbone
@@ -123,7 +128,7 @@ def let_learn(embedder: Embedder, what: Learns) -> None:
     if what.endswith("weights"):
         part.requires_grad_(True)
     elif what.endswith("scales"):
-        scale(part, shift=True)
+        scale(part, granularity, shift=True)
 
 
 def embedder(

@@ -131,7 +131,7 @@ class Experiment:
 
     def method(self, net: Embedder) -> Method:
         """The method, of a network that has its pre-trained weights; changes what of the network learns."""
-        let_learn(net, self.system.learns)
+        let_learn(net, self.system.learns, self.system.granularity)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.run.seed, "method"))
             return self.system.make(net, self.test.shape).to(self.device)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import NonNegativeInt, PositiveFloat
 
+from ..components.scaling_shifting import Granularity
 from ..settings import STRICT
 from .embedder import BatchNorm, Embedder, Learns
 from .episodes import Shape
@@ -77,6 +78,7 @@ class System:
         meta: how; None where nothing is.
         unlabelled: unlabelled images of a class that its test tasks have where nothing else is said.
         train_unlabelled: the same of training tasks; None: as in testing.
+        granularity: of the network's scales, where they learn.
         reveals: give all of them their labels: an upper bound.
     """
 
@@ -88,3 +90,4 @@ class System:
     unlabelled: int = 0
     train_unlabelled: int | None = None
     reveals: bool = False
+    granularity: Granularity = "kernel"

@@ -41,11 +41,10 @@ def e3bm(
     """An ensemble of a base-learner's epochs, whose rates and weights are meta-learned (E3BM, and LCC before it).
 
     LCC's table: ``on=maml`` with ``alpha`` (fixed or learned), ``decay`` (off or learned) and ``combine`` (equal, last,
-    learned, oracle). The table of E3BM: ``on=mtl`` or ``on=sib`` with ``hyperprior`` (fc or lstm) and ``condition`` (support:
-    inductive, query: transductive).
+    learned, oracle). The table of E3BM: ``on=mtl`` or ``on=sib`` with ``hyperprior`` (fc or lstm) and ``condition``
+    (support: inductive, query: transductive).
 
-    Departure: rates and weights have learning rates that let them move. The released ones (1e-6) move alpha by
-    hundredths of itself over a whole meta-training.
+    Departure: rates and weights have learning rates that let them move; the released ones, 1e-6, hardly do.
 
     Args:
         network, pretraining, meta, prior: see there.

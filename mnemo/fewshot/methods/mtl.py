@@ -21,6 +21,7 @@ def mtl(
     learn: Learns = "scales",
     start: Start = "learned",
     update: Literal["head", "all"] = "head",
+    granularity: Literal["kernel", "channel"] = "kernel",
 ) -> System:
     """Scaling and shifting of frozen pre-trained weights, and a first head, meta-learned (MTL).
 
@@ -38,10 +39,11 @@ def mtl(
         learn: what of the network is meta-learned; see :func:`mnemo.fewshot.embedder.let_learn`.
         start: of the head: ``learned``, ``random``, or class means (``prototypes``).
         update: what moves in the inner loop.
+        granularity: a scale for each ``kernel``, as the paper has it, or for each output ``channel``.
     """
 
     def make(net: Embedder, shape: Shape) -> Method:
         learner = GradientDescent(net.features, shape.ways, start=start, **inner.arguments)
         return Method(net, WholeNetwork(net, learner) if update == "all" else learner)
 
-    return System(make, network, pretraining, learn, meta)
+    return System(make, network, pretraining, learn, meta, granularity=granularity)
