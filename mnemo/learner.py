@@ -3,12 +3,12 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .augment import Augmentation
 from .classifiers import class_means, count_correct
@@ -42,6 +42,7 @@ class Strategy:
         transfer: ``scaling`` freezes the kernels after phase 0 and scales them; see
             :mod:`mnemo.components.scaling_shifting`.
         nearest_mean: whether the nearest mean of exemplars is evaluated too, where there are exemplars of all classes.
+        companion: makes the network's companion, of the number of features; see :class:`mnemo.nets.IncrementalNet`.
 
     Raises:
         InputError: there is nothing to transfer, because every phase starts with a new network.
@@ -60,6 +61,7 @@ class Strategy:
     from_scratch: bool = False
     transfer: Transfer = "none"
     nearest_mean: bool = True
+    companion: Callable[[int], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         if self.from_scratch and self.transfer != "none":
@@ -245,8 +247,11 @@ class Learner:
         for size in sizes:
             net.head.grow(size)
         if any(".parametrizations." in name for name in tensors):
-            scale(net)
-        net.load_state_dict(tensors)
+            scale(net, shift=any(".parametrizations.bias." in name for name in tensors))
+        # a base network that is taken over may have had another companion, or none: this strategy's starts afresh then
+        fresh = {name: tensor for name, tensor in net.state_dict().items() if name.startswith("companion.")}
+        ours = {name: t for name, t in tensors.items() if not name.startswith("companion.") or name in fresh}
+        net.load_state_dict({**fresh, **ours})
         return net
 
     def _new_memory(self) -> ExemplarMemory:
@@ -263,7 +268,15 @@ class Learner:
                 self.std,
                 self.input_size,
             )
+        if self.strategy.companion is not None:
+            net.companion = self._companion(net)
         return net.to(self.device)
+
+    def _companion(self, net: IncrementalNet) -> nn.Module:
+        assert self.strategy.companion is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.seed, "companion"))
+            return self.strategy.companion(net.head.width)
 
     def _grow(self, phase: Phase) -> None:
         """Keep the network as it was, and give it room for the phase's classes."""

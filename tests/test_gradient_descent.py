@@ -201,3 +201,39 @@ def test_class_means_by_hand():
     features = torch.tensor([[[1.0], [3.0], [10.0]]])
     targets = torch.tensor([[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
     assert class_means(features, targets).tolist() == [[[2.0], [10.0], [0.0]]]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_known_rows_stay_and_stand_in_the_denominator(kind):
+    torch.manual_seed(3)
+    support, query = torch.randn(2, 6, 5, dtype=torch.float64), torch.randn(2, 4, 5, dtype=torch.float64)
+    known = torch.randn(2, 3, 5, dtype=torch.float64)
+    labels = torch.arange(2).repeat_interleave(3).expand(2, -1)
+    tasks = Tasks(support, labels, query, None, 2, known)
+    learner = GradientDescent(5, 2, steps=4, rate=0.3, kind=kind, start="prototypes", temperature=2.0).double().train()
+    ours = learner(tasks)
+    for task in range(2):
+        rows = torch.stack([support[task, labels[task] == c].mean(0) for c in range(2)]).requires_grad_()
+        bias = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+
+        def logits(features, rows, bias, fixed=known[task]):
+            if kind == "cosine":
+                return 2.0 * F.normalize(features) @ F.normalize(torch.cat([fixed, rows])).T
+            return features @ torch.cat([fixed, rows]).T + torch.cat([bias.new_zeros(3), bias])
+
+        for _ in range(4):
+            loss = F.cross_entropy(logits(support[task], rows, bias), labels[task] + 3)
+            slopes = torch.autograd.grad(loss, [rows, bias], allow_unused=True)
+            rows = (rows - 0.3 * slopes[0]).detach().requires_grad_()
+            bias = (bias - 0.3 * (0 if slopes[1] is None else slopes[1])).detach().requires_grad_()
+        torch.testing.assert_close(ours[task], logits(query[task], rows, bias).detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_adapted_prototypes_are_prototypes_at_first_and_learn():
+    torch.manual_seed(0)
+    tasks = Tasks(torch.randn(1, 4, 3), torch.tensor([[0, 0, 1, 1]]), torch.randn(1, 2, 3), None, 2)
+    plain, adapted = (GradientDescent(3, 2, start=start).eval() for start in ("prototypes", "adapted"))
+    torch.testing.assert_close(adapted(tasks), plain(tasks))
+    adapted(tasks).sum().backward()
+    assert adapted.gain.grad.abs().sum() > 0
+    assert "gain" not in plain.state_dict()

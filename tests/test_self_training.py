@@ -167,7 +167,7 @@ def test_pseudo_labels_matter():
 def test_hard_selection_by_hand():
     labels = torch.tensor([[0, 1, 0, 0, 2], [2, 2, 2, 2, 2]])
     confidences = torch.tensor([[0.5, 0.6, 0.9, 0.7, 0.4], [0.5, 0.9, 0.6, 0.9, 0.7]])
-    rows, mask = most_confident(labels, confidences, ways=3, keep=2)
+    rows, mask = most_confident(labels, confidences, range(3), keep=2)
     assert rows.shape == mask.shape == (2, 6)
     assert mask.tolist() == [[True, True, True, False, True, False], [False] * 4 + [True, True]]
     assert rows[mask].tolist() == [2, 3, 1, 4, 1, 3]
@@ -175,7 +175,7 @@ def test_hard_selection_by_hand():
 
 def test_hard_selection_of_more_than_there_is_keeps_all():
     labels, confidences = torch.tensor([[0, 1, 1]]), torch.tensor([[0.9, 0.8, 0.7]])
-    rows, mask = most_confident(labels, confidences, ways=2, keep=20)
+    rows, mask = most_confident(labels, confidences, range(2), keep=20)
     assert rows.shape == (1, 6)
     assert rows[mask].tolist() == [0, 1, 2]
 
@@ -461,3 +461,19 @@ def test_the_upper_bound_has_the_unlabelled_images_in_its_support():
 def test_what_cannot_be_is_refused(settings):
     with pytest.raises(InputError, match="self-training needs"):
         SelfTraining(4, 3, **settings)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_what_seems_to_be_of_a_known_class_is_not_learned_from(hard):
+    torch.manual_seed(0)
+    support = torch.tensor([[[5.0, 0.0], [0.0, 5.0]]])
+    old = torch.tensor([[[-5.0, -5.0]]])
+    pool = torch.tensor([[[4.0, 0.3], [-3.0, -3.2], [0.2, 4.5], [-4.0, -5.0]]])
+    tasks = Tasks(support, torch.tensor([[0, 1]]), pool[:, :3], pool, 2, old)
+    learner = SelfTraining(2, 2, hard=hard, soft=False, stages=1, start="prototypes", kind="cosine").eval()
+    found = learner.evidence(tasks)
+    assert found["pseudo_labels"].tolist() == [[1, 0, 2, 0]]
+    assert found["selected"].tolist() == [[True, False, True, False]]
+    logits = learner(tasks)
+    assert logits.shape == (1, 3, 3)
+    assert logits.argmax(2).tolist() == [[1, 0, 2]]

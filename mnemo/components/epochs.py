@@ -99,17 +99,17 @@ class HeadEpochs(Epochs):
     def gradient(self, tasks: Tasks, theta: Fast) -> Fast:
         """That of the cross-entropy of the support."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.first_order):
-            support, head = self.learner.support(tasks), self._head(theta)
+            support, head = self.learner.support(tasks), self._head(tasks, theta)
             slopes = self.learner.loss_scale(tasks) * errors(head.logits(support), tasks.targets)
             return head.gradient(support, slopes)
 
     def logits(self, tasks: Tasks, theta: Fast) -> Tensor:
         """Logits (t, q, ways)."""
-        return self._head(theta).logits(tasks.query)
+        return self._head(tasks, theta).logits(tasks.query)
 
     def condition(self, tasks: Tasks, of_queries: bool) -> Tensor:
         """The mean feature (t, d); of the support, as the steps see it."""
         return (tasks.query if of_queries else self.learner.support(tasks)).mean(1)
 
-    def _head(self, theta: Fast) -> Head:
-        return Head(theta[0], theta[1], self.learner.temperature)
+    def _head(self, tasks: Tasks, theta: Fast) -> Head:
+        return Head(theta[0], theta[1], self.learner.temperature, tasks.known)

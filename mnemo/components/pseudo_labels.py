@@ -48,7 +48,7 @@ class PseudoLabelled(NamedTuple):
 
 @torch.no_grad()
 def judge(head: Head, features: Tensor, places: Tensor, keep: int | None) -> Judged:
-    """Label images, and keep them all or the most confident of each class.
+    """Label images, and keep them all or the most confident of each class; none that seem to be of a known class.
 
     Args:
         head: labels them.
@@ -56,15 +56,16 @@ def judge(head: Head, features: Tensor, places: Tensor, keep: int | None) -> Jud
         places: which of them, int64 (n,).
         keep: of each class; all images if None.
     """
-    confidences, labels = head.logits(features[:, places]).softmax(2).max(2)
+    chances = head.logits(features[:, places]).softmax(2)
+    confidences, labels = chances.max(2)
+    old = chances.shape[2] - head.weight.shape[1]
     if keep is None:
-        kept = places.expand(len(labels), -1)
-        return Judged(places, labels, confidences, kept, torch.ones_like(kept, dtype=torch.bool))
-    rows, mask = most_confident(labels, confidences, head.weight.shape[1], keep)
+        return Judged(places, labels, confidences, places.expand(len(labels), -1), labels >= old)
+    rows, mask = most_confident(labels, confidences, range(old, chances.shape[2]), keep)
     return Judged(places, labels, confidences, places[rows], mask)
 
 
-def most_confident(labels: Tensor, confidences: Tensor, ways: int, keep: int) -> tuple[Tensor, Tensor]:
+def most_confident(labels: Tensor, confidences: Tensor, classes: range, keep: int) -> tuple[Tensor, Tensor]:
     """Hard selection: rows int64 (t, ways * z) and mask bool of the same shape, class by class, z = min(keep, n).
 
     The released code fills the places of a class with too few images with its support images and with repeats, which
@@ -73,10 +74,10 @@ def most_confident(labels: Tensor, confidences: Tensor, ways: int, keep: int) ->
     Args:
         labels: int64 (t, n).
         confidences: (t, n); of equal ones the first image goes first.
-        ways: classes.
+        classes: that count.
         keep: Z, of each.
     """
-    own = F.one_hot(labels, ways).bool().transpose(1, 2)
+    own = F.one_hot(labels, classes.stop).bool().transpose(1, 2)[:, classes.start :]
     scores = confidences.unsqueeze(1).where(own, -1.0)
     rows = scores.argsort(dim=2, descending=True, stable=True)[:, :, :keep]
     return rows.flatten(1), own.gather(2, rows).flatten(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..fewshot.base_learner import query_loss
 from ..fewshot.gradient_descent import GradientDescent, Head, Kind, Scale, Start, descend, last
-from ..fewshot.tasks import Tasks, class_means
+from ..fewshot.tasks import Tasks
 from ..files import InputError
 from .pseudo_labels import Judged, PseudoLabelled, gathered, judge, reported
 from .soft_weights import Output, SoftWeights, Weigh, retrain
@@ -157,12 +157,11 @@ class SelfTraining(GradientDescent):
 
     def _latest(self, tasks: Tasks, judged: list[Judged]) -> PseudoLabelled:
         """What the stage after these learns from."""
-        return gathered(self._pool(tasks), judged if self.mixing else judged[-1:], tasks.ways)
+        return gathered(self._pool(tasks), judged if self.mixing else judged[-1:], tasks.old + tasks.ways)
 
     def _weights(self, tasks: Tasks, features: Tensor) -> Tensor | None:
         """Soft weights (t, n, ways) of images (t, n, d); None if not soft."""
-        prototypes = class_means(self.support(tasks), tasks.targets)
-        return None if self.soft_weights is None else self.soft_weights(features, prototypes)
+        return None if self.soft_weights is None else self.soft_weights(features, tasks.rows(self.support(tasks)))
 
     def _of_last_stage(self, tasks: Tasks, chosen: PseudoLabelled) -> Iterator[Head]:
         weights = self._weights(tasks, chosen.features)
@@ -194,7 +193,7 @@ class SelfTraining(GradientDescent):
         """L_Q(theta_m), where all but the soft weights is constant."""
         tasks = tasks._replace(support=tasks.support.detach(), query=tasks.query.detach())
         chosen = chosen._replace(features=chosen.features.detach())
-        weight, bias, temperature = self.first(tasks)
-        first = Head(weight.detach(), bias.detach(), temperature)
+        start = self.first(tasks)
+        first = start._replace(weight=start.weight.detach(), bias=start.bias.detach())
         heads = self._retrained(first, tasks, chosen, self._weights(tasks, chosen.features), first_order=False)
         return query_loss(last(heads, first).logits(tasks.query), answers)

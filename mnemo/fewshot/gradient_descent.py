@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base_learner import BaseLearner
-from .tasks import Tasks, class_means
+from .tasks import Tasks
 
 Kind = Literal["linear", "cosine"]
 Scale = Literal["mean", "sum_over_shot"]
-Start = Literal["learned", "random", "prototypes"]
+Start = Literal["learned", "random", "prototypes", "adapted"]
 
 
 class Head(NamedTuple):
@@ -27,26 +27,34 @@ class Head(NamedTuple):
         weight: (t, ways, d).
         bias: (t, ways); zeros for a cosine head, which has none.
         temperature: None for a linear head; for a cosine head what cosines are multiplied by.
+        known: rows (t, old, d) that stay as they are, without a bias; see :class:`mnemo.fewshot.tasks.Tasks`.
     """
 
     weight: Tensor
     bias: Tensor
     temperature: float | None = None
+    known: Tensor | None = None
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (t, n, ways) of features (t, n, d)."""
+        """Logits (t, n, old + ways) of features (t, n, d)."""
+        own = self._scores(features, self.weight)
         if self.temperature is None:
-            return torch.baddbmm(self.bias.unsqueeze(1), features, self.weight.transpose(1, 2))
-        cosines = F.normalize(features, dim=2) @ F.normalize(self.weight, dim=2).transpose(1, 2)
-        return self.temperature * cosines
+            own = own + self.bias.unsqueeze(1)
+        return own if self.known is None else torch.cat([self._scores(features, self.known), own], 2)
+
+    def _scores(self, features: Tensor, rows: Tensor) -> Tensor:
+        if self.temperature is None:
+            return features @ rows.transpose(1, 2)
+        return self.temperature * F.normalize(features, dim=2) @ F.normalize(rows, dim=2).transpose(1, 2)
 
     def gradient(self, features: Tensor, errors: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient in weight and bias of a loss whose gradient in the logits of ``features`` is known.
 
         Args:
             features: (t, n, d).
-            errors: dL/dz, (t, n, ways).
+            errors: dL/dz, (t, n, old + ways).
         """
+        errors = errors[:, :, errors.shape[2] - self.weight.shape[1] :]
         if self.temperature is None:
             return errors.transpose(1, 2) @ features, errors.sum(1)
         rows, directions = F.normalize(features, dim=2), F.normalize(self.weight, dim=2)
@@ -58,10 +66,9 @@ class Head(NamedTuple):
     def moved(self, gradient: tuple[Tensor, Tensor], rate: Tensor | float, decay: Tensor | float = 0.0) -> "Head":
         """After a step: theta - rate * (gradient + decay * theta)."""
         weight, bias = gradient
-        return Head(
-            self.weight - rate * (weight + decay * self.weight),
-            self.bias - rate * (bias + decay * self.bias),
-            self.temperature,
+        return self._replace(
+            weight=self.weight - rate * (weight + decay * self.weight),
+            bias=self.bias - rate * (bias + decay * self.bias),
         )
 
 
@@ -126,7 +133,8 @@ class GradientDescent(BaseLearner):
         test_steps: when the module is in evaluation mode.
         rate: beta.
         kind: ``linear``, or ``cosine`` with a temperature.
-        start: ``learned``, ``random`` (a head that is drawn once and never learns) or ``prototypes`` (class means).
+        start: ``learned``, ``random`` (a head that is drawn once and never learns), ``prototypes`` (class means), or
+            ``adapted``: class means times a gain plus an offset, (d,) each, which are learned and hold for any class.
         scale: of the inner loss: the ``mean``, or as in the TensorFlow code the ``sum_over_shot``, ways times that.
         first_order, detach_support: see above.
         temperature: of a cosine head.
@@ -155,6 +163,8 @@ class GradientDescent(BaseLearner):
         learns = start == "learned"
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(ways, features)), requires_grad=learns)
         self.bias = nn.Parameter(torch.zeros(ways), requires_grad=learns and kind == "linear")
+        if start == "adapted":
+            self.gain, self.offset = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
 
     def forward(self, tasks: Tasks) -> Tensor:
         """Logits (t, q, ways), of the last step."""
@@ -183,7 +193,10 @@ class GradientDescent(BaseLearner):
     def first(self, tasks: Tasks) -> Head:
         """The heads that the steps start from."""
         count = len(tasks.support)
-        bias = self.bias.expand(count, -1)
-        if self.start == "prototypes":
-            return Head(class_means(self.support(tasks), tasks.targets), torch.zeros_like(bias), self.temperature)
-        return Head(self.weight.expand(count, -1, -1), bias, self.temperature)
+        if self.start in ("learned", "random"):
+            weight, bias = self.weight.expand(count, -1, -1), self.bias.expand(count, -1)
+            return Head(weight, bias, self.temperature, tasks.known)
+        means = tasks.prototypes(self.support(tasks))
+        if self.start == "adapted":
+            means = self.gain * means + self.offset
+        return Head(means, means.new_zeros(count, tasks.ways), self.temperature, tasks.known)

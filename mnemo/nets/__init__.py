@@ -63,7 +63,12 @@ class IncrementalNet(nn.Module):
         head: features to :class:`Outputs`.
         mean, std: per channel, in grey levels 0..255.
         input_size: larger images are cropped to the middle ``input_size`` x ``input_size`` pixels; None leaves them.
+
+    Attributes:
+        companion: what a strategy learns beside the network, such as how new classes are learned; None: nothing.
     """
+
+    companion: nn.Module | None
 
     def __init__(
         self,
@@ -77,6 +82,7 @@ class IncrementalNet(nn.Module):
         self.input_size = input_size
         self.backbone = backbone
         self.head = head
+        self.register_module("companion", None)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(1, -1, 1, 1))
