@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,26 @@ from torch import Tensor
 
 from . import checkpoint, datasets, machine, record, settings
 from .augment import Augmentation, CropAndFlip, ResizedCrop
+from .components.in_streams import join
+from .components.new_classes import Components
 from .files import InputError, sweep
 from .images import png_base64, statistics
 from .learner import Event, Learner, PhaseDone, Position, run
 from .memory import ExemplarMemory, ranks
 from .names import refuse_unknown
-from .phases import ClassStream, class_order, split_by_class
+from .phases import ClassStream, class_order, few_shot, split_by_class, withhold_labels
 from .protocols import Protocol
 from .record import Accuracies, Classifier, ExemplarHistory, ExemplarSample, ExemplarState, Run
 from .stages import Train
 
 NO_SETTINGS = {"name", "description", "strategy"}
 """What a protocol says that decides nothing by itself."""
+LATER = {key: Protocol.model_fields[key].default for key in ("order", "unlabelled", "distractors")}
+"""Settings of a protocol that were added after runs had been recorded, and their defaults."""
+WITHOUT_LABELS = {"unlabelled", "distractors"}
+"""Settings of a protocol that leave phase 0 as it is."""
+COMPONENTS = set(asdict(Components()))
+"""Settings of every strategy."""
 SAMPLES = 10
 """Exemplars that a record shows."""
 
@@ -98,35 +106,25 @@ def prepare(
     theirs = {key: value for key, value in values.items() if key not in own}
     protocol = protocol.changed(own)
     accepted = settings.defaults(make)
-    _refuse_unheard_of(protocol, accepted)
-    refuse_unknown(theirs, {*accepted, *settable}, f"setting of {protocol.name} or {strategy}")
+    _refuse_unheard_of(protocol, {*accepted, *COMPONENTS})
+    components = settings.group(Components(), {**protocol.strategy, **theirs})
+    theirs = {key: value for key, value in theirs.items() if key not in COMPONENTS}
+    refuse_unknown(theirs, {*accepted, *settable, *COMPONENTS}, f"setting of {protocol.name} or {strategy}")
     fixed = {key: value for key, value in protocol.strategy.items() if key in accepted}
     arguments = settings.arguments(make, {**fixed, **theirs})
     where = machine.device(device)
     settings.refuse_slow_precision(settings.flat(arguments), where)
     data = datasets.load(protocol.dataset, data_dir)
-    order = class_order(len(data.class_names), seed if protocol.order_seed is None else protocol.order_seed)
-    if protocol.classes is not None and protocol.classes > len(order):
-        raise InputError(f"classes={protocol.classes}: {protocol.dataset} has {len(order)}")
-    order = order[: protocol.classes]
-    stream = split_by_class(
-        data.train,
-        data.test,
-        order=order,
-        base_classes=protocol.base_classes,
-        increment=protocol.increment,
-        validation=protocol.validation,
-        increment_images=protocol.increment_images,
-        seed=seed,
-    )
-    learner = _learner(make(**arguments), protocol, stream, where, seed)
+    order = _order(protocol, len(data.class_names), seed)
+    stream = _stream(protocol, data, order, seed)
+    learner = _learner(join(make(**arguments), components), protocol, stream, where, seed)
     _refuse_missing_means(learner, stream, strategy)
     blank = Run(
         strategy=strategy,
         protocol=protocol.name,
         config={
-            "protocol": protocol.model_dump(exclude=NO_SETTINGS),
-            "strategy": settings.plain(settings.flat(arguments)),
+            "protocol": _in_force(protocol),
+            "strategy": settings.plain({**settings.flat(arguments), **_used(components)}),
         },
         seed=seed,
         class_order=order,
@@ -142,7 +140,42 @@ def prepare(
     return Experiment(learner, stream, blank)
 
 
-def _refuse_unheard_of(protocol: Protocol, accepted: Mapping[str, Any]) -> None:
+def _order(protocol: Protocol, classes: int, seed: int) -> list[int]:
+    """The data set's labels in order of arrival."""
+    if protocol.classes is not None and protocol.classes > classes:
+        raise InputError(f"classes={protocol.classes}: {protocol.dataset} has {classes}")
+    if protocol.order == "natural":
+        return list(range(classes))[: protocol.classes]
+    return class_order(classes, seed if protocol.order_seed is None else protocol.order_seed)[: protocol.classes]
+
+
+def _stream(protocol: Protocol, data: datasets.Dataset, order: list[int], seed: int) -> ClassStream:
+    stream = split_by_class(
+        data.train,
+        data.test,
+        order=order,
+        base_classes=protocol.base_classes,
+        increment=protocol.increment,
+        validation=protocol.validation,
+        seed=seed,
+    )
+    if protocol.increment_images is not None:
+        stream = few_shot(stream, protocol.increment_images)
+    return withhold_labels(stream, protocol.unlabelled, protocol.distractors)
+
+
+def _in_force(protocol: Protocol) -> dict[str, Any]:
+    """Its settings; those that came later only where they are not the default, so that older runs are the same."""
+    values = protocol.model_dump(exclude=NO_SETTINGS)
+    return {key: value for key, value in values.items() if LATER.get(key, ...) != value}
+
+
+def _used(components: Components) -> dict[str, Any]:
+    """Their settings, where there are any components."""
+    return asdict(components) if components.components else {}
+
+
+def _refuse_unheard_of(protocol: Protocol, accepted: Collection[str]) -> None:
     """A protocol may fix what this strategy does not have, but not what no strategy has."""
     others = [key for key in protocol.strategy if key not in accepted]
     if others:
@@ -246,8 +279,9 @@ def base_identity(experiment: Experiment) -> dict[str, Any]:
     """What decides the base network: two runs that agree in it train the same one."""
     learner, (first, *_) = experiment.learner, experiment.learner.strategy.stages
     schedule = settings.plain(asdict(first.base_schedule)) if isinstance(first, Train) and first.base_schedule else {}
+    protocol = experiment.run.config["protocol"]
     return {
-        "protocol": experiment.run.config["protocol"],
+        "protocol": {key: value for key, value in protocol.items() if key not in WITHOUT_LABELS},
         "seed": experiment.run.seed,
         "backbone": learner.strategy.backbone,
         "head": learner.strategy.head,
@@ -314,7 +348,7 @@ def _note(experiment: Experiment, event: Event) -> None:
         if name in event.correct:
             row = [100 * c / n for c, n in zip(event.correct[name], event.counts, strict=True)]
             over_all = 100 * sum(event.correct[name]) / sum(event.counts)
-            run.by_classifier[name] = earlier.get(name, Accuracies()).with_row(row, over_all, phases)
+            run.by_classifier[name] = earlier.get(name, Accuracies()).with_row(row, over_all, phases, event.counts)
     shown = run.by_classifier.get(run.classifier)
     for key, value in dict(shown or Accuracies()).items():
         setattr(run, key, value)

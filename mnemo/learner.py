@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -156,7 +156,8 @@ class Learner:
             raise ValueError(f"phase {phase.index} does not follow: the learner is at {at}")
         images = phase.train.to(self.device)
         train, held = held_out(images, self.strategy.hold_out, generator(self.seed, phase.index, "hold out"))
-        phase = Phase(phase.index, phase.classes, phase.first_label, train, phase.test)
+        unlabelled = None if phase.unlabelled is None else phase.unlabelled.to(self.device)
+        phase = replace(phase, train=train, unlabelled=unlabelled)
         if self.net.head.classes < phase.labels.stop:
             self._grow(phase)
         seed = (self.seed, phase.index)

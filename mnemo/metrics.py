@@ -42,3 +42,33 @@ def average_forgetting(matrix: Matrix) -> float:
     last = len(matrix) - 1
     drops = [max(_known(matrix[i][j]) for i in range(j, last)) - _known(matrix[last][j]) for j in range(last)]
     return sum(drops) / len(drops) if drops else 0.0
+
+
+def novel_accuracy(row: Sequence[float], counts: Sequence[int]) -> float | None:
+    """Accuracy over all test images of the classes that came after phase 0, in %; None where there are none.
+
+    Args:
+        row: of the matrix, up to its diagonal: the accuracy on each group of classes seen so far, in %.
+        counts: test images of each of these groups.
+
+    Base accuracy, its counterpart in the few-shot literature, is the first of the row.
+    """
+    if len(row) < 2:
+        return None
+    return sum(a * n for a, n in zip(row[1:], counts[1:], strict=True)) / sum(counts[1:])
+
+
+def harmonic_mean(base: float, novel: float) -> float:
+    """Of base and novel accuracy, in %: near the lower one, and 0 where one of them is 0."""
+    return 2 * base * novel / (base + novel) if base + novel else 0.0
+
+
+def performance_drop(phase_accuracy: Sequence[float]) -> float:
+    """Accuracy after phase 0 minus accuracy after the last phase, each over all classes seen by then, in points.
+
+    Of few-shot class-incremental learning (CEC, Zhang et al., CVPR 2021). Other than forgetting, it grows with the
+    number of classes to tell apart too. Raises ValueError if empty.
+    """
+    if not phase_accuracy:
+        raise ValueError("no phase has been evaluated")
+    return phase_accuracy[0] - phase_accuracy[-1]

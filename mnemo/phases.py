@@ -1,5 +1,11 @@
-"""Streams of phases: who arrives when, and under which label."""
+"""Streams of phases: who arrives when, and under which label.
 
+:func:`few_shot` and :func:`withhold_labels` make streams of streams::
+
+    stream = withhold_labels(few_shot(split_by_class(train, test, order=order, base_classes=60, increment=5), 5), 20)
+"""
+
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +32,8 @@ class Phase:
         first_label: this phase's images are labelled first_label .. first_label + len(classes) - 1.
         train: images to learn from; gone once the phase is over.
         test: images to evaluate on: the test set's, or those held out of the training set for tuning.
+        unlabelled: pixels (n, c, h, w), uint8, channels-last, of further training images, some perhaps of other
+            classes; None where there are none. See :func:`withhold_labels`.
     """
 
     index: int
@@ -33,6 +41,7 @@ class Phase:
     first_label: int
     train: Images
     test: Images
+    unlabelled: Tensor | None = None
 
     @property
     def labels(self) -> range:
@@ -64,12 +73,12 @@ class ClassStream(Sequence[Phase]):
         groups: Sequence[Sequence[int]],
         validation: int,
         seed: int,
-        increment_images: int | None = None,
     ) -> None:
         self.groups = [tuple(group) for group in groups]
         self._validation = validation
-        self._increment_images = increment_images
         self._seed = seed
+        self._shots: int | None = None
+        self._unlabelled = self._distractors = 0
         self._train, self._test = train, test
         self._order = [c for group in self.groups for c in group]
         self._rows = _rows_by_class(train.labels, self._order)
@@ -93,11 +102,11 @@ class ClassStream(Sequence[Phase]):
         index = range(len(self))[index]
         first = sum(len(group) for group in self.groups[:index])
         train_rows, held_rows = self._split(self.groups[index])
-        if index and self._increment_images is not None:
-            train_rows = [self._few(*pair) for pair in zip(self.groups[index], train_rows, strict=True)]
+        if index:
+            train_rows = [self._shots_of(c) for c in self.groups[index]]
         train = self._select(self._train, train_rows, first)
         test = self._select(self._train, held_rows, first) if self._validation else self._test_images(index, first)
-        return Phase(index, self.groups[index], first, train, test)
+        return Phase(index, self.groups[index], first, train, test, self._without_labels(index))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -113,8 +122,8 @@ class ClassStream(Sequence[Phase]):
     def count(self, index: int) -> int:
         """Training images of phase ``index``, without selecting them."""
         counts = [len(self._rows[c]) - self._validation for c in self.groups[index]]
-        if index and self._increment_images is not None:
-            counts = [min(count, self._increment_images) for count in counts]
+        if index and self._shots is not None:
+            counts = [min(count, self._shots) for count in counts]
         return sum(counts)
 
     def test(self, index: int) -> Images:
@@ -137,16 +146,75 @@ class ClassStream(Sequence[Phase]):
             train.append(rows[draw[self._validation :].sort().values])
         return train, held
 
-    def _few(self, c: int, rows: Tensor) -> Tensor:
-        """At most ``increment_images`` of a class's rows; which depends on seed and class alone."""
-        draw = torch.randperm(len(rows), generator=generator(self._seed, "few", c))
-        return rows[draw[: self._increment_images].sort().values]
+    def _drawn(self, c: int) -> tuple[Tensor, Tensor]:
+        """A class's rows to train on, and a random order of them; both depend on seed and class alone."""
+        ((rows,), _) = self._split([c])
+        return rows, torch.randperm(len(rows), generator=generator(self._seed, "few", c))
+
+    def _shots_of(self, c: int) -> Tensor:
+        rows, draw = self._drawn(c)
+        return rows[draw[: self._shots].sort().values]
+
+    def _spare(self, c: int) -> Tensor:
+        """Rows that may come without labels, in random order: beside the shots; of a base class all."""
+        rows, draw = self._drawn(c)
+        if c in self.groups[0]:
+            return rows[draw]
+        return rows[draw[len(rows) if self._shots is None else self._shots :]]
+
+    def _without_labels(self, index: int) -> Tensor | None:
+        """Pixels of the phase's unlabelled images."""
+        if not index or not self._unlabelled:
+            return None
+        own = [self._spare(c)[: self._unlabelled] for c in self.groups[index]]
+        others = [self._some_spare(index, c) for c in self._other_classes(index)]
+        rows = torch.cat([*own, *others])
+        order = torch.randperm(len(rows), generator=generator(self._seed, "unlabelled", index))
+        return self._train.pixels[rows[order]].contiguous(memory_format=torch.channels_last)
+
+    def _some_spare(self, index: int, c: int) -> Tensor:
+        """Rows of a class that distracts in phase ``index``."""
+        rows = self._spare(c)
+        draw = torch.randperm(len(rows), generator=generator(self._seed, "distractors", index, c))
+        return rows[draw[: self._unlabelled]]
+
+    def _other_classes(self, index: int) -> list[int]:
+        """The classes that distract in phase ``index``: half of them old (one more if odd), as far as there are any."""
+        draws, wanted = generator(self._seed, "distractors", index), self._distractors
+        old, coming = (_shuffled(part, draws) for part in (self.groups[:index], self.groups[index + 1 :]))
+        olds = min(len(old), max(wanted - wanted // 2, wanted - len(coming)))
+        return [*old[:olds], *coming[: wanted - olds]]
+
+    def _with(self, **changes: int) -> "ClassStream":
+        """The same stream with other private attributes. Raises InputError if there are not enough images then."""
+        other = copy.copy(self)
+        vars(other).update({f"_{name}": value for name, value in changes.items()})
+        other._refuse_too_few()
+        return other
+
+    def _refuse_too_few(self) -> None:
+        if not self._unlabelled:
+            return
+        asked = f"unlabelled={self._unlabelled}"
+        for index, group in enumerate(self.groups):
+            for c in group if index or self._distractors else ():
+                if (spare := len(self._spare(c))) < self._unlabelled:
+                    beside = "beside its shots" if index else "in all"
+                    raise InputError(f"{asked}: class {c} has {spare} training images {beside}")
+            others = len(self._order) - len(group)
+            if index and self._distractors > others:
+                raise InputError(f"distractors={self._distractors}: beside those of phase {index} there are {others}")
 
     @staticmethod
     def _select(images: Images, rows: Sequence[Tensor], first: int) -> Images:
         counts = torch.tensor([len(r) for r in rows])
         pixels = images.pixels[torch.cat(list(rows))].contiguous(memory_format=torch.channels_last)
         return Images(pixels, torch.repeat_interleave(torch.arange(first, first + len(rows)), counts))
+
+
+def _shuffled(groups: Sequence[Sequence[int]], draws: torch.Generator) -> list[int]:
+    classes = sorted(c for group in groups for c in group)
+    return [classes[place] for place in torch.randperm(len(classes), generator=draws).tolist()]
 
 
 def _rows_by_class(labels: Tensor, classes: Sequence[int]) -> dict[int, Tensor]:
@@ -188,7 +256,6 @@ def split_by_class(
     base_classes: int,
     increment: int,
     validation: int = 0,
-    increment_images: int | None = None,
     seed: int = 1993,
 ) -> ClassStream:
     """Split a data set into phases of disjoint classes, labelled in order of arrival.
@@ -200,8 +267,7 @@ def split_by_class(
         increment: classes of every further phase; the last has what is left.
         validation: training images of each class that are held out and take the place of the test images; 0: none.
             For tuning.
-        increment_images: training images of each class after phase 0, at most; None: all that there are.
-        seed: decides which are held out, and which of them there are.
+        seed: decides which are held out; and what :func:`few_shot` and :func:`withhold_labels` draw.
 
     Raises:
         InputError: the numbers do not fit the classes.
@@ -218,4 +284,36 @@ def split_by_class(
     ]
     bounds = [0, *ends, *([len(order)] if not ends or ends[-1] != len(order) else [])]
     groups = [order[start:end] for start, end in itertools.pairwise(bounds)]
-    return ClassStream(train, test, groups, validation, seed, increment_images)
+    return ClassStream(train, test, groups, validation, seed)
+
+
+def few_shot(stream: ClassStream, shots: int) -> ClassStream:
+    """The same stream with at most ``shots`` training images of each class that comes after phase 0.
+
+    Which these are depends on the stream's seed and the class alone; fewer are among more. Raises InputError if
+    ``shots`` is below 1.
+    """
+    if shots < 1:
+        raise InputError(f"{shots} shots: there must be at least one image of each class")
+    return stream._with(shots=shots)
+
+
+def withhold_labels(stream: ClassStream, unlabelled: int, distractors: int = 0) -> ClassStream:
+    """The same stream, whose phases after phase 0 have unlabelled images too, in random order.
+
+    None of them is a shot, or is evaluated on; those of a base class were trained on in phase 0, since all are.
+
+    Args:
+        stream: of few shots; see :func:`few_shot`.
+        unlabelled: further training images of each of the phase's classes.
+        distractors: other classes of which there are as many; half of them old ones, half coming ones, or all of one
+            kind where there are none of the other.
+
+    Raises:
+        InputError: there are not as many images or classes, or distractors without unlabelled images.
+    """
+    if unlabelled < 0 or distractors < 0:
+        raise InputError(f"unlabelled={unlabelled}, distractors={distractors}: must not be negative")
+    if distractors and not unlabelled:
+        raise InputError(f"distractors={distractors} needs unlabelled: how many images there are of each class")
+    return stream._with(unlabelled=unlabelled, distractors=distractors)

@@ -1,6 +1,7 @@
 """What a run leaves behind: run.json, everything that a report needs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,29 +20,45 @@ class _Strict(BaseModel):
 
 
 class Accuracies(_Strict):
-    """The accuracies of one classifier, in %, after each phase that is done; see :mod:`mnemo.metrics`."""
+    """The accuracies of one classifier, in %, after each phase that is done; see :mod:`mnemo.metrics`.
+
+    ``base_accuracy`` to ``performance_drop`` are empty in older records.
+    """
 
     accuracy: list[list[Percent | None]] = []
     phase_accuracy: list[Percent] = []
     average_incremental_accuracy: Percent | None = None
     forgetting_rate: float | None = None
     average_forgetting: float | None = None
+    base_accuracy: list[Percent | None] = []
+    novel_accuracy: list[Percent | None] = []
+    harmonic_mean: list[Percent | None] = []
+    performance_drop: float | None = None
 
-    def with_row(self, row: list[Percent], over_all: Percent, phases: int) -> "Accuracies":
+    def with_row(self, row: list[Percent], over_all: Percent, phases: int, counts: Sequence[int]) -> "Accuracies":
         """These accuracies and those after one more of ``phases`` phases.
 
         Args:
             row: one for each group of classes seen so far.
             over_all: over all test images of these groups.
             phases: length of the whole stream, the width of the matrix.
+            counts: test images of each group.
         """
         matrix = [*self.accuracy, [*row, *([None] * (phases - len(row)))]]
+        over_phases = [*self.phase_accuracy, over_all]
+        missing = [None] * (len(self.accuracy) - len(self.novel_accuracy))  # in a run that an older version began
+        novel = metrics.novel_accuracy(row, counts)
+        mean = None if novel is None else metrics.harmonic_mean(row[0], novel)
         return Accuracies(
             accuracy=matrix,
-            phase_accuracy=[*self.phase_accuracy, over_all],
-            average_incremental_accuracy=metrics.average_incremental_accuracy([*self.phase_accuracy, over_all]),
+            phase_accuracy=over_phases,
+            average_incremental_accuracy=metrics.average_incremental_accuracy(over_phases),
             forgetting_rate=metrics.forgetting_rate(matrix),
             average_forgetting=metrics.average_forgetting(matrix),
+            base_accuracy=[each[0] for each in matrix],
+            novel_accuracy=[*missing, *self.novel_accuracy, novel],
+            harmonic_mean=[*missing, *self.harmonic_mean, mean],
+            performance_drop=metrics.performance_drop(over_phases),
         )
 
 
@@ -96,7 +113,7 @@ class ExemplarSample(_Strict):
 class Run(_Strict):
     """One run of one strategy on one protocol with one seed. Accuracies are in %.
 
-    ``accuracy`` to ``average_forgetting`` are those of ``classifier``, the one by which the strategy predicts;
+    ``accuracy`` to ``performance_drop`` are those of ``classifier``, the one by which the strategy predicts;
     ``by_classifier`` has the same for every classifier that there is. ``outcomes`` has for each phase, by the names of
     its stages, what each showed in its last epoch.
     """
@@ -122,6 +139,10 @@ class Run(_Strict):
     average_incremental_accuracy: Percent | None = None
     forgetting_rate: float | None = None
     average_forgetting: float | None = None
+    base_accuracy: list[Percent | None] = []
+    novel_accuracy: list[Percent | None] = []
+    harmonic_mean: list[Percent | None] = []
+    performance_drop: float | None = None
     by_classifier: dict[Classifier, Accuracies] = {}
     exemplars: ExemplarHistory = ExemplarHistory()
     exemplar_samples: list[ExemplarSample] = []

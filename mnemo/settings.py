@@ -170,13 +170,17 @@ def arguments(recipe: SomeRecipe, values: Mapping[str, Any]) -> dict[str, Any]:
     for name, parameter in inspect.signature(recipe, eval_str=True).parameters.items():
         result[name] = parameter.default
         if dataclasses.is_dataclass(parameter.default):
-            fields = {field.name for field in dataclasses.fields(parameter.default)}
-            given = {key: value for key, value in values.items() if key in fields}
-            result[name] = _checked(partial(dataclasses.replace, parameter.default, **given))  # type: ignore[type-var]
+            result[name] = group(parameter.default, values)
         elif name in values:
             adapter = pydantic.TypeAdapter(parameter.annotation, config=ConfigDict(allow_inf_nan=False))
             result[name] = _checked(partial(adapter.validate_python, values[name]), name)
     return result
+
+
+def group(default: Any, values: Mapping[str, Any]) -> Any:
+    """A group of settings with those of ``values`` that it has. Raises InputError if one is not what it ought to be."""
+    fields = {field.name for field in dataclasses.fields(default)}
+    return _checked(partial(dataclasses.replace, default, **{k: v for k, v in values.items() if k in fields}))
 
 
 def flat(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import rates
 from .augment import Augmentation
@@ -244,7 +244,7 @@ class Training:
         self._draws = Draws(images.labels, situation.phase.first_label, schedule.replays)
         self._device, self._soft_labels = images.labels.device, situation.memory.soft_labels
         self._net.head.learn_old(stage.learn_old_weights)
-        self._parameters = {n: p for n, p in self._net.named_parameters() if p.requires_grad}
+        self._parameters = _trained(self._net)
         self._optimizer, self._momenta = _sgd(self._parameters, schedule)
         self._previous = _Previous(situation, schedule, images) if stage.uses_previous and situation.previous else None
         changed = [*self._parameters.values(), *self._momenta.values(), *self._net.buffers()]
@@ -306,6 +306,11 @@ class Training:
 
     def end(self) -> None:
         """Everything is in the network already."""
+
+
+def _trained(net: IncrementalNet) -> dict[str, nn.Parameter]:
+    """What training changes, by name: all that learns but the companion, which has stages of its own."""
+    return {n: p for n, p in net.named_parameters() if p.requires_grad and not n.startswith("companion.")}
 
 
 class Draws:

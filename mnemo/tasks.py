@@ -72,7 +72,8 @@ def combinations(common: Task, strategies: Sequence[str], seeds: Sequence[int]) 
 
 def _shared_out(common: Task, strategies: Sequence[str]) -> dict[str, dict[str, Any]]:
     of_protocol = Protocol.model_fields.keys() - experiment.NO_SETTINGS
-    accepted = {name: of_protocol | settings.defaults(experiment.recipe(name)).keys() for name in strategies}
+    of_all = of_protocol | experiment.COMPONENTS
+    accepted = {name: of_all | settings.defaults(experiment.recipe(name)).keys() for name in strategies}
     what = f"setting of {' or '.join([common.protocol.name, *strategies])}"
     refuse_unknown(common.values, set().union(*accepted.values()), what)
     return {name: {key: common.values[key] for key in common.values if key in accepted[name]} for name in strategies}

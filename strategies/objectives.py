@@ -1,5 +1,6 @@
 """Objectives and stages that several recipes share."""
 
+import dataclasses
 from typing import Literal
 
 import torch.nn.functional as F
@@ -29,6 +30,11 @@ def distilled_cross_entropy(temperature: float) -> Objective:
         return loss if old is None else loss + distillation(new.logits, old.logits, temperature)
 
     return objective
+
+
+def base_training(training: Training) -> Train:
+    """Cross-entropy in phase 0, and no training later: the base network of few-shot streams."""
+    return Train(cross_entropy, dataclasses.replace(training.schedule, epochs=0), training.base_schedule)
 
 
 def balanced_fine_tuning(fine_tuning: FineTuning, training: Training) -> list[Stage]:

@@ -83,7 +83,7 @@ class Recorder:
         row = _accuracies(results, seen)
         over_all = sum(a * n for a, n in zip(row, self._counts, strict=False)) / sum(self._counts[:seen])
         earlier = self.run.by_classifier.get("head", Accuracies())
-        accuracies = earlier.with_row(row, over_all, len(self._counts))
+        accuracies = earlier.with_row(row, over_all, len(self._counts), self._counts[:seen])
         state = ExemplarState() if buffer is None else memory_state(buffer.memory)
         history = ExemplarHistory(**state.model_dump(), phases=[*self.run.exemplars.phases, state])
         complete = seen == len(self._counts)

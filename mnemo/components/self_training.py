@@ -115,6 +115,12 @@ class SelfTraining(GradientDescent):
         final = last(self._of_last_stage(tasks, chosen), self.first(tasks))
         return query_loss(final.logits(tasks.query), answers) + self._loss_of_weights(tasks, answers, chosen)
 
+    def loss_of_weights(self, tasks: Tasks, answers: Tensor) -> Tensor:
+        """L_Q(theta_m) alone, which only the soft weighting network feels; 0 where there is none."""
+        if self.soft_weights is None:
+            return tasks.query.new_zeros(())
+        return self._loss_of_weights(tasks, answers, self._latest(tasks, self.judged(tasks)))
+
     def evidence(self, tasks: Tasks) -> dict[str, Tensor]:
         """What was thought of unlabelled images, (t, u) each; nothing where none is learned from.
 

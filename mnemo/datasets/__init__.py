@@ -1,8 +1,8 @@
 """Data sets by name: found, checked, fetched and imported.
 
-A data set is ``digits``, which comes with scikit-learn, or a folder in the data folder that has its name: a
-folder of arrays (``mnemo.datasets.folders``), an image folder (``mnemo.datasets.pictures``) or the extracted archive of
-CIFAR-100.
+A data set is one that comes along (``digits`` with scikit-learn, ``glyphs`` with matplotlib), or a folder in the data
+folder that has its name: a folder of arrays (``mnemo.datasets.folders``), an image folder (``mnemo.datasets.pictures``)
+or the extracted archive of CIFAR-100. In that of ``omniglot``, classes to train on and to test on are joined.
 """
 
 import difflib
@@ -16,27 +16,37 @@ from typing import Literal, NamedTuple
 
 from ..files import InputError
 from ..images import Images
-from . import cifar, digits, folders, imagenet, pictures
+from . import characters, cifar, digits, folders, imagenet, pictures
 from .folders import Dataset, Progress
 
 __all__ = ["Available", "Dataset", "available", "check", "default_data_dir", "fetch", "import_", "load"]
 
 SUBSET = imagenet.NAME
+MINI = "mini-imagenet-100"
 KNOWN = {
     "digits": "handwritten digits of scikit-learn: 10 classes, 8 x 8, grey",
     "cifar100": "CIFAR-100: 100 classes, 32 x 32, colour",
     SUBSET: "ImageNet-Subset: 100 classes of ImageNet, 256 x 256, colour",
+    "glyphs": "characters of matplotlib's typefaces: 238 classes, 28 x 28, grey",
+    "omniglot": "Omniglot: 1623 classes, 28 x 28, grey",
+    MINI: "mini-ImageNet, all 100 classes to train and to test on, 84 x 84, colour",
+    "cub200": "Caltech-UCSD Birds 200, 256 x 256, colour",
 }
+_COMES_WITH = {"digits": "scikit-learn", "glyphs": "matplotlib"}
 Kind = Literal["arrays", "pictures", "archive"]
 _DESCRIPTIONS: dict[Kind, str] = {
     "arrays": "a folder of arrays",
     "pictures": "an image folder",
     "archive": "the extracted archive of CIFAR-100",
 }
-_BY_HAND = (
-    "ImageNet is given out on request only: get it, arrange it as train/CLASS/* and val/CLASS/*, "
-    "and put that folder there, or use `mnemo data import FOLDER --name imagenet-subset`"
-)
+_BY_HAND = {
+    SUBSET: "ImageNet is given out on request only: get it, arrange it as train/CLASS/* and val/CLASS/*, "
+    "and put that folder there, or use `mnemo data import FOLDER --name imagenet-subset`",
+    MINI: "get mini-ImageNet, arrange 500 pictures of each of its 100 classes as train/WNID/* and 100 as test/WNID/*, "
+    "and put that folder there",
+    "cub200": "get CUB-200-2011 from www.vision.caltech.edu, arrange it as train/CLASS/* and test/CLASS/* by its "
+    "train_test_split.txt, and put that folder there",
+}
 _FORMS = (
     "it needs train_images.npy, train_labels.npy, test_images.npy and test_labels.npy, "
     "or pictures in train/CLASS/ and test/CLASS/ (or val/CLASS/)"
@@ -69,8 +79,7 @@ def default_data_dir() -> Path:
 def load(name: str, data_dir: Path | None = None, progress: Progress | None = None) -> Dataset:
     """The data set ``name``: one of the known ones, a folder in ``data_dir``, or a path.
 
-    Known are ``digits``, ``cifar100`` and ``imagenet-subset``. Without ``data_dir`` it is
-    ``default_data_dir()``, here and in the functions below.
+    Known are those of ``KNOWN``. Without ``data_dir`` it is ``default_data_dir()``, here and in the functions below.
 
     Arrays are memory-mapped. An image folder is decoded at the first call, with ``progress``, and
     memory-mapped from then on. The CIFAR-100 archive is decoded in memory at every call; `mnemo data import`
@@ -80,7 +89,11 @@ def load(name: str, data_dir: Path | None = None, progress: Progress | None = No
     """
     if name == "digits":
         return digits.load_digits()
+    if name == "glyphs":
+        return characters.load_glyphs()
     data_dir = data_dir or default_data_dir()
+    if name == "omniglot":
+        return characters.load_omniglot(data_dir)
     place = _find(name, data_dir)
     if place is None:
         raise _missing(name, data_dir)
@@ -99,6 +112,8 @@ def _load(place: _Place, name: str, progress: Progress | None) -> Dataset:
 
 def _wanted(name: str, image_size: int | None) -> tuple[pictures.Choose, int | None]:
     """Which classes of an image folder, and at what size."""
+    if name == MINI and image_size is None:
+        return tuple, 84
     if name != SUBSET:
         return tuple, image_size
     return imagenet.subset_classes, pictures.LARGE if image_size is None else image_size
@@ -120,7 +135,9 @@ def _places(name: str, data_dir: Path) -> Iterator[tuple[Path, tuple[Kind, ...]]
         yield data_dir, ("archive",)
     elif name == SUBSET:
         yield data_dir / "imagenet", ("pictures",)
-    elif name:
+    elif name == "omniglot":
+        yield data_dir / "omniglot28", ("arrays",)
+    elif name and name not in KNOWN:
         yield Path(name).expanduser(), ("arrays", "pictures", "archive")
 
 
@@ -138,8 +155,10 @@ def _missing(name: str, data_dir: Path) -> InputError:
             f"cifar100 is neither {data_dir / name} nor {data_dir / cifar.FOLDER}; "
             "get it with `mnemo data fetch cifar100`"
         )
-    if name == SUBSET:
-        return InputError(f"{SUBSET} is neither {data_dir / name} nor {data_dir / 'imagenet'}; {_BY_HAND}")
+    if name in _BY_HAND:
+        places = [str(folder) for folder, _ in _places(name, data_dir)]
+        where = f"is not {places[0]}" if len(places) == 1 else f"is neither {' nor '.join(places)}"
+        return InputError(f"{name} {where}; {_BY_HAND[name]}")
     for folder, _ in _places(name, data_dir):
         if os.path.isdir(folder):
             return InputError(f"{folder}: no data set; {_FORMS}")
@@ -154,8 +173,8 @@ def check(name: str, data_dir: Path | None = None, progress: Progress | None = N
     Raises InputError as ``load`` does.
     """
     data = load(name, data_dir, progress)
-    place = None if name == "digits" else _find(name, data_dir or default_data_dir())
-    where = f"{place.folder} ({place.kind})" if place else "scikit-learn"
+    place = None if name in _COMES_WITH else _find(name, data_dir or default_data_dir())
+    where = f"{place.folder} ({place.kind})" if place else _COMES_WITH[name]
     total = sum(len(images) * images.bytes_each for images in (data.train, data.test))
     return "\n".join(
         (
@@ -181,12 +200,12 @@ def fetch(name: str, data_dir: Path | None = None, progress: Progress | None = N
     Only ``cifar100`` can be downloaded: it becomes a folder of arrays. What is there already is left alone.
     Raises InputError when the data set cannot be downloaded or written.
     """
-    if name == "digits":
-        return "digits: comes with scikit-learn, nothing to fetch"
+    if name in _COMES_WITH:
+        return f"{name}: comes with {_COMES_WITH[name]}, nothing to fetch"
     data_dir = data_dir or default_data_dir()
     if place := _find(name, data_dir):
         return f"{name}: already in {place.folder}"
-    if name == SUBSET:
+    if name in _BY_HAND:
         raise _missing(name, data_dir)
     if name != "cifar100":
         raise InputError(f"{name}: only cifar100 can be fetched")
@@ -219,7 +238,7 @@ def import_(
     data_dir = data_dir or default_data_dir()
     kind = _source_kind(source)
     name = name or ("cifar100" if kind == "archive" else source.name)
-    if name == "digits" or not re.fullmatch(r"\w[\w.-]*", name):
+    if name in _COMES_WITH or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"a data set cannot be imported as {name!r}; give it another name, of letters, digits, . - _")
     target = _vacant(data_dir / name)
     with folders.building(target) as part:
@@ -278,8 +297,8 @@ def available(data_dir: Path | None = None) -> list[Available]:
 
 
 def _entry(name: str, data_dir: Path) -> Available | None:
-    if name == "digits":
-        return Available(name, KNOWN[name], "scikit-learn")
+    if name in _COMES_WITH:
+        return Available(name, KNOWN[name], _COMES_WITH[name])
     if name in KNOWN:
         place = _find(name, data_dir)
         return Available(name, KNOWN[name], str(place.folder) if place else None)

@@ -5,7 +5,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from ..files import InputError, first_complaint
 from ..names import refuse_unknown
@@ -18,11 +28,14 @@ class Protocol(BaseModel):
         name: the file's, without its ending.
         description: one line.
         dataset: a name or folder that :func:`mnemo.datasets.load` knows.
-        classes: the first of the shuffled order, which alone are used; None: all of them.
+        classes: the first in the order, which alone are used; None: all of them.
         base_classes: classes of phase 0; 0 starts with a phase of ``increment``.
         increment: classes of every further phase.
+        order: ``shuffled``, or ``natural``: the data set's own, as few-shot protocols have it.
         order_seed: shuffles the classes; the run's own seed if None. 1993 gives the published order.
         increment_images: training images of each class after phase 0, at most; None: all that there are.
+        unlabelled: of the other training images of each class after phase 0 so many come without labels.
+        distractors: other classes of which as many unlabelled images come along in each phase.
         validation: training images of each class that are held out, and evaluated on in place of the test images.
         augmentation: ``crop`` pads, crops and mirrors; ``resized-crop`` is ImageNet's.
         padding: pixels on each side, for ``crop``.
@@ -41,6 +54,9 @@ class Protocol(BaseModel):
     base_classes: NonNegativeInt
     increment: PositiveInt
     increment_images: PositiveInt | None = None
+    unlabelled: NonNegativeInt = 0
+    distractors: NonNegativeInt = 0
+    order: Literal["shuffled", "natural"] = "shuffled"
     order_seed: NonNegativeInt | None = None
     validation: NonNegativeInt = 0
     augmentation: Literal["crop", "resized-crop"] = "crop"
@@ -50,6 +66,13 @@ class Protocol(BaseModel):
     mean: list[float] | None = Field(None, min_length=1, max_length=4)
     std: list[PositiveFloat] | None = Field(None, min_length=1, max_length=4)
     strategy: dict[str, Any] = {}
+
+    @field_validator("order_seed")
+    @classmethod
+    def _needs_shuffling(cls, seed: int | None, others: ValidationInfo) -> int | None:
+        if seed is not None and others.data.get("order") == "natural":
+            raise ValueError("order = natural is not shuffled; leave one of them out")
+        return seed
 
     def changed(self, values: dict[str, Any]) -> "Protocol":
         """This protocol with some values replaced. Raises InputError if one is not what it ought to be."""

@@ -49,6 +49,7 @@ class Section:
     key_figures: list[KeyFigure]
     accuracy: Markup
     forgetting: Markup
+    few_shot: tuple[Markup, Markup] | None
     labelled: bool
     panels: list[charts.Panel]
     matrices: list[charts.Panel]
@@ -152,6 +153,7 @@ def _section(comparison: Comparison) -> Section:
         key_figures=[_key_figure(comparison, *figure) for figure in KEY_FIGURES],
         accuracy=charts.accuracy(comparison),
         forgetting=charts.forgetting(groups[0]) if alone else charts.first_classes(comparison),
+        few_shot=(charts.base_and_novel(comparison), charts.harmonic_mean(comparison)) if comparison.few_shot else None,
         labelled=comparison.furthest <= charts.MOST_LABELS,
         panels=[] if alone else charts.forgetting_panels(comparison),
         matrices=charts.matrices(comparison),

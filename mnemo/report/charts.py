@@ -24,13 +24,35 @@ class Panel:
 
 def accuracy(comparison: Comparison) -> Markup:
     """Accuracy over all seen classes after each phase; one line a group."""
-    return _by_group(comparison, [group.curve for group in comparison.groups], "Accuracy over all classes seen")
+    alone = comparison.groups[0] if len(comparison.groups) == 1 else None
+    average = alone.average_incremental_accuracy if alone else None
+    rule = (average.mean, f"average {svg.number(average.mean)}") if average else None
+    return _by_group(comparison, [group.curve for group in comparison.groups], "Accuracy over all classes seen", rule)
 
 
 def first_classes(comparison: Comparison) -> Markup:
     """Accuracy on the first phase's classes after each phase; one line a group."""
     curves = [[row[0] for row in group.matrix] for group in comparison.groups]
     return _by_group(comparison, curves, "Accuracy on the classes of the first phase")
+
+
+def base_and_novel(comparison: Comparison) -> Markup:
+    """Accuracy on base classes, and over all later ones, after each phase: a solid and a dashed line a group."""
+    several = len(comparison.groups) > 1
+    lines = []
+    for group in comparison.groups:
+        for name, curve in (("base", group.base), ("novel", group.novel)):
+            label = f"{group.label}, {name}" if several else name
+            points = _points(group.seen, curve, f"{group.name}, {name} classes")
+            lines.append(Line(points, svg.series(group.series), group.series, label, dashed=name == "novel"))
+    right = svg.label_room(line.label for line in lines)
+    return _chart(lines, comparison.seen, "Accuracy on base and on novel classes", lines, right=right)
+
+
+def harmonic_mean(comparison: Comparison) -> Markup:
+    """The harmonic mean of base and novel accuracy after each phase but the first; one line a group."""
+    curves = [group.harmonic_mean for group in comparison.groups]
+    return _by_group(comparison, curves, "Harmonic mean of base and novel accuracy")
 
 
 def forgetting(group: Group) -> Markup:
@@ -83,7 +105,12 @@ def ranking(comparison: Comparison, figure: str, title: str, *, falling: bool) -
     return svg.dot_chart([(g.label, each, svg.series(g.series), g.series) for g, each in rows], title)
 
 
-def _by_group(comparison: Comparison, curves: Sequence[Sequence[Estimate | None]], title: str) -> Markup:
+def _by_group(
+    comparison: Comparison,
+    curves: Sequence[Sequence[Estimate | None]],
+    title: str,
+    rule: tuple[float, str] | None = None,
+) -> Markup:
     several = len(comparison.groups) > 1
     lines = [
         Line(
@@ -94,8 +121,6 @@ def _by_group(comparison: Comparison, curves: Sequence[Sequence[Estimate | None]
         )
         for group, curve in zip(comparison.groups, curves, strict=True)
     ]
-    average = None if several else comparison.groups[0].average_incremental_accuracy
-    rule = (average.mean, f"average {svg.number(average.mean)}") if average else None
     return _chart(lines, comparison.seen, title, lines, right=svg.label_room(line.label for line in lines), rule=rule)
 
 

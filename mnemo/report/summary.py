@@ -105,6 +105,21 @@ class Group:
         """Accuracy in % after phase i (row) on phase j's classes (column); row i has i + 1 columns."""
         return [[estimate(_cell(run, i, j) for run in self.runs) for j in range(i + 1)] for i in range(self.done)]
 
+    @property
+    def base(self) -> list[Estimate | None]:
+        """Accuracy on the classes of phase 0 after each phase that is done, in %."""
+        return [row[0] for row in self.matrix]
+
+    @property
+    def novel(self) -> list[Estimate | None]:
+        """Accuracy over all classes that came after phase 0, likewise; None in phase 0."""
+        return [estimate(_at(run.novel_accuracy, i) for run in self.runs) for i in range(self.done)]
+
+    @property
+    def harmonic_mean(self) -> list[Estimate | None]:
+        """Of base and novel accuracy, likewise."""
+        return [estimate(_at(run.harmonic_mean, i) for run in self.runs) for i in range(self.done)]
+
     def over_runs(self, value: Callable[[Run], float | None]) -> Estimate | None:
         """Mean and spread of one figure of each run."""
         return estimate(value(run) for run in self.runs)
@@ -165,6 +180,12 @@ class Comparison:
     def seen(self) -> list[int]:
         """Number of classes seen after each phase that any group has done."""
         return max((group.seen for group in self.groups), key=len)
+
+    @property
+    def few_shot(self) -> bool:
+        """Whether all runs have few images of the classes after phase 0, and some have accuracies on these classes."""
+        few = all(run.config.get("protocol", {}).get("increment_images") for run in self.runs)
+        return few and any(each for group in self.groups for each in group.novel)
 
     @property
     def furthest(self) -> int:
@@ -251,6 +272,10 @@ def _letters(index: int) -> str:
     """A, B, ..., Z, AA, AB, ..."""
     before, at = divmod(index, 26)
     return (_letters(before - 1) if before else "") + chr(ord("A") + at)
+
+
+def _at(values: Sequence[float | None], index: int) -> float | None:
+    return values[index] if index < len(values) else None
 
 
 def _cell(run: Run, i: int, j: int) -> float | None:

@@ -47,6 +47,7 @@ class Line:
         marker: index into :data:`MARKERS`; None for plain dots.
         label: stands at its right end.
         strong: drawn thicker.
+        dashed: drawn as dashes.
     """
 
     points: Sequence[Point]
@@ -54,6 +55,7 @@ class Line:
     marker: int | None = None
     label: str = ""
     strong: bool = False
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,12 @@ def _line(frame: Frame, line: Line, crowded: bool) -> Markup:
     at = [(frame.x(point.x), frame.y(point.estimate.mean)) for point in line.points]
     crowded = crowded and len(at) > 1  # a point alone must stay visible
     dot = "dot small" if line.marker is None or crowded else "dot"
-    kind = "line" + (" strong" if line.strong else "") + (" crowded" if crowded else "")
+    kind = (
+        "line"
+        + (" strong" if line.strong else "")
+        + (" dashed" if line.dashed else "")
+        + (" crowded" if crowded else "")
+    )
     shape = MARKERS[(line.marker or 0) % len(MARKERS)]
     dots = [
         Markup('<g transform="translate({:.1f} {:.1f})">{}{}<title>{}</title></g>').format(

@@ -1,6 +1,6 @@
 """The tables of a report: rows of formatted figures, made from groups of runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -22,9 +22,14 @@ class Scores:
 
     classifier: str
     average: Markup
+    first: Markup
     last: Markup
     forgetting_rate: Markup
     average_forgetting: Markup
+    performance_drop: Markup
+    base: Markup
+    novel: Markup
+    harmonic_mean: Markup
 
 
 @dataclass(frozen=True)
@@ -161,10 +166,19 @@ def _scores(classifier: str, runs: Sequence[Accuracies]) -> Scores:
     return Scores(
         classifier,
         formatted(estimate(run.average_incremental_accuracy for run in runs)),
-        formatted(estimate(run.phase_accuracy[-1] if run.phase_accuracy else None for run in runs)),
-        formatted(estimate(run.forgetting_rate for run in runs)),
-        formatted(estimate(run.average_forgetting for run in runs)),
+        first=formatted(estimate(run.phase_accuracy[0] if run.phase_accuracy else None for run in runs)),
+        last=_last(run.phase_accuracy for run in runs),
+        forgetting_rate=formatted(estimate(run.forgetting_rate for run in runs)),
+        average_forgetting=formatted(estimate(run.average_forgetting for run in runs)),
+        performance_drop=formatted(estimate(run.performance_drop for run in runs)),
+        base=_last(run.base_accuracy for run in runs),
+        novel=_last(run.novel_accuracy for run in runs),
+        harmonic_mean=_last(run.harmonic_mean for run in runs),
     )
+
+
+def _last(curves: Iterable[Sequence[float | None]]) -> Markup:
+    return formatted(estimate(curve[-1] if curve else None for curve in curves))
 
 
 def _exemplars(group: Group, value: Callable[[Run], float | None]) -> Estimate | None:
