@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from mnemo import datasets, metrics, nets, record, report
+from mnemo import codecs, datasets, metrics, nets, record, report
 from mnemo.augment import CropAndFlip
 from mnemo.compression import CHOICES
 from mnemo.exemplars.mnemonics import Bilevel
@@ -392,6 +392,15 @@ def test_a_model_without_the_classifier_is_refused(net, classifier, complaint):
         AvalancheNet(net, classifier, [(0, 0)], [0.0], [1.0])
 
 
+def test_a_classifier_that_is_not_used_is_refused():
+    net = model()
+    net.forward = lambda x: net[1](net[0](x))
+    net.append(nn.Linear(16, 10))
+    ours = AvalancheNet(net, None, [(0, 0)], [0.0], [1.0])
+    with pytest.raises(InputError, match="classifier=2: the model has this module but does not use it"):
+        ours(torch.zeros(2, 1, 8, 8))
+
+
 @pytest.mark.parametrize("way", ["reverse", "unrolled", "truncated", "first_order"])
 @pytest.mark.parametrize("level", ["network", "ridge"])
 def test_ways_and_levels(way, level):
@@ -488,6 +497,50 @@ def test_sizes():
     assert labels_of(buffer) == [0, 1, 2, 3]
     buffer.post_adapt(agent, made.train_stream[2])  # six classes in four places: none has one
     assert len(buffer.buffer) == 0
+
+
+@pytest.mark.parametrize("name", ["jpeg", "half", "best-jpeg"])
+def test_a_codec_keeps_more_images_in_the_same_bytes(name):
+    codec, made = codecs.make(name, 75, "4:2:0"), in_avalanche(blown_up(digits()))
+    buffer = MnemonicsBuffer(12, **FEW, codec=codec)
+    for experience in made.train_stream:
+        buffer.post_adapt(SimpleNamespace(model=model()), experience)
+        assert buffer.memory.bytes <= 12 * 24 * 24
+        assert len(buffer.buffer) == len(buffer.memory) > 12
+    pixels = torch.stack([item[0] for item in buffer.buffer.eval()]) * STD + MEAN
+    decoded = buffer.memory.images.pixels.float() / 255
+    torch.testing.assert_close(pixels, decoded, rtol=0, atol=1e-5)
+    assert buffer.memory.rms_displacement() > 0.5
+    again = pickle.loads(pickle.dumps(buffer))
+    again.resize(None, 6)
+    assert again.memory.bytes <= 6 * 24 * 24
+    assert 6 < len(again.buffer) < len(buffer.buffer)
+
+
+def blown_up(stream):
+    """The same with images of three times the height and width: a file has a header."""
+    parts = ([phase.train for phase in stream], [phase.test for phase in stream])
+    train, test = (
+        Images(
+            torch.cat([one.pixels for one in part]).repeat_interleave(3, 2).repeat_interleave(3, 3),
+            torch.cat([one.labels for one in part]),
+        )
+        for part in parts
+    )
+    return split_by_class(train, test, order=list(range(6)), base_classes=2, increment=2)
+
+
+def test_groups_are_classes():
+    buffer, made = MnemonicsBuffer(13, choice="herding", pixels=None), in_avalanche()
+    assert buffer.buffer_groups == {}
+    for experience in made.train_stream:
+        buffer.post_adapt(SimpleNamespace(model=model()), experience)
+    found = {label: [int(y) for y in group.buffer.targets] for label, group in buffer.buffer_groups.items()}
+    assert found == {label: [label] * 2 for label in range(6)}
+    assert [len(data) for data in buffer.buffer_datasets] == [2] * 6
+    ours = torch.stack([item[0] for data in buffer.buffer_datasets for item in data.eval()])
+    together = torch.stack([item[0] for item in buffer.buffer.eval()])
+    torch.testing.assert_close(ours, together, rtol=0, atol=0)
 
 
 def test_memory_does_not_grow():

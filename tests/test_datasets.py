@@ -17,6 +17,7 @@ from PIL import Image
 from mnemo import datasets
 from mnemo.datasets import cifar, digits, folders, imagenet, load, pictures, torchvision_import
 from mnemo.datasets.torchvision_import import import_torchvision
+from mnemo.fewshot.glyphs import read_glyphs
 from mnemo.files import InputError
 
 
@@ -111,6 +112,9 @@ def test_a_name_in_the_default_folder_and_a_path(data_dir, tmp_path):
         ("empty", ["empty: no data set", "train_images.npy", "train/CLASS/"]),
         ("cifar100", ["mnemo data fetch cifar100", "cifar-100-python"]),
         ("imagenet-subset", ["mnemo data import", "imagenet"]),
+        ("omniglot", ["omniglot28", "github.com/brendenlake/omniglot"]),
+        ("mini-imagenet-100", ["mini-imagenet-100", "test/WNID/*"]),
+        ("cub200", ["cub200", "train_test_split.txt"]),
     ],
 )
 def test_what_is_missing_is_named_with_its_mend(name, parts, data_dir):
@@ -124,6 +128,10 @@ def test_available(data_dir, tmp_path):
         ("digits", "scikit-learn"),
         ("cifar100", None),
         ("imagenet-subset", None),
+        ("glyphs", "matplotlib"),
+        ("omniglot", None),
+        ("mini-imagenet-100", None),
+        ("cub200", None),
     ]
     write_arrays(data_dir / "zoo")
     write_arrays(data_dir / "cifar100")
@@ -131,7 +139,7 @@ def test_available(data_dir, tmp_path):
     image_folder(data_dir / "album")
     (data_dir / "notes").mkdir()
     found = {entry.name: entry for entry in datasets.available()}
-    assert [*found] == ["digits", "cifar100", "imagenet-subset", "album", "zoo"]
+    assert [*found] == [*datasets.KNOWN, "album", "zoo"]
     assert found["cifar100"].where == str(data_dir / "cifar100")
     assert found["album"].description == "an image folder"
 
@@ -167,6 +175,57 @@ def test_digits_split_and_levels_follow_the_source():
     data = digits.load_digits()
     expected = torch.from_numpy(nines[2::5]) * 255 / 16
     assert (data.test.of_classes([9]).pixels[:, 0] - expected).abs().max() <= 0.5
+
+
+# Glyphs and Omniglot
+
+
+def test_glyphs_are_all_there_in_both_parts():
+    data = load("glyphs")
+    splits = read_glyphs()
+    assert data.class_names == tuple(name for split in splits for name in split.class_names)
+    assert len({*data.class_names}) == 238
+    assert data.train.labels.bincount().tolist() == [20] * 238
+    assert data.test.labels.bincount().tolist() == [10] * 238
+    last = splits[2].images.of_classes([49]).pixels
+    assert torch.equal(data.train.of_classes([237]).pixels, last[:20])
+    assert torch.equal(data.test.of_classes([237]).pixels, last[20:])
+    assert datasets.check("glyphs").endswith("where: matplotlib")
+
+
+def omniglot(folder, each):
+    """Three background classes, the second of a validation alphabet, and one to evaluate; pixels say which drawing."""
+    folder.mkdir()
+    for split, labels in (("train", [0, 1, 2]), ("test", [3])):
+        labels = np.tile(labels, each)  # drawer after drawer
+        drawings = 10 * labels + 5 * np.arange(each).repeat(len(labels) // each)
+        np.save(folder / f"{split}_labels.npy", labels)
+        np.save(
+            folder / f"{split}_images.npy", np.ones((1, 28, 28), np.uint8) * drawings[:, None, None].astype(np.uint8)
+        )
+    names = ["Greek/character01", "Tagalog/character01", "Latin/character01", "Ge_ez/character01"]
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+
+
+@pytest.mark.parametrize("folder", ["omniglot28", "omniglot"])
+def test_omniglot_joins_background_and_evaluation(folder, data_dir):
+    omniglot(data_dir / folder, 20)
+    data = load("omniglot")
+    names = ("Greek/character01", "Latin/character01", "Tagalog/character01", "Ge_ez/character01")
+    assert data.class_names == names
+    assert data.train.labels.bincount().tolist() == [15] * 4
+    assert data.test.labels.bincount().tolist() == [5] * 4
+    for label, published in enumerate((0, 2, 1, 3)):
+        drawings = [10 * published + 5 * drawer for drawer in range(20)]
+        assert data.train.of_classes([label]).pixels[:, 0, 0, 0].tolist() == drawings[:15]
+        assert data.test.of_classes([label]).pixels[:, 0, 0, 0].tolist() == drawings[15:]
+    assert str(data_dir / folder) in datasets.check("omniglot")
+    assert {entry.name: entry.where for entry in datasets.available()}["omniglot"] == str(data_dir / folder)
+
+
+def test_omniglot_with_too_few_drawings(data_dir):
+    omniglot(data_dir / "omniglot", 15)
+    refused("omniglot", data_dir, "Greek/character01: 15 drawings", "none would be left")
 
 
 # Folders of arrays
@@ -657,7 +716,7 @@ def test_import_into_a_place_that_refuses(tmp_path):
         datasets.import_(tmp_path / "zoo", None, tmp_path / "file" / "data")
 
 
-@pytest.mark.parametrize("name", ["digits", "../zoo", ".zoo", "a b", "a/b"])
+@pytest.mark.parametrize("name", ["digits", "glyphs", "../zoo", ".zoo", "a b", "a/b"])
 def test_names_that_cannot_be_imported(name, data_dir, tmp_path):
     write_arrays(tmp_path / "zoo")
     with pytest.raises(InputError, match="give it another name"):
@@ -679,6 +738,14 @@ def test_fetch_of_the_others(data_dir):
         datasets.fetch("imagenet-subset")
     with pytest.raises(InputError, match="only cifar100"):
         datasets.fetch("zoo")
+    assert datasets.fetch("glyphs") == "glyphs: comes with matplotlib, nothing to fetch"
+    with pytest.raises(InputError, match="train_test_split"):
+        datasets.fetch("cub200")
+
+
+def test_mini_imagenet_is_brought_to_84(data_dir):
+    image_folder(data_dir / "mini-imagenet-100", size=(100, 90), each=1)
+    assert load("mini-imagenet-100").train.shape == (3, 84, 84)
 
 
 def test_written_arrays_are_read_again(tmp_path):

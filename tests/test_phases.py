@@ -1,11 +1,13 @@
 """Streams: the published order, labels in order of arrival, and what is held out."""
 
+import itertools
+
 import pytest
 import torch
 
 from mnemo.files import InputError
 from mnemo.images import Images
-from mnemo.phases import class_order, held_out, split_by_class
+from mnemo.phases import class_order, few_shot, held_out, split_by_class, withhold_labels
 
 PUBLISHED = """
 68 56 78 8 23 84 90 65 74 76 40 89 3 92 55 9 26 80 43 38 58 70 77 1 85 19 17 50 28 53 13 81 45 82 6 59 83 16 15 44 91
@@ -70,19 +72,99 @@ def test_held_out_images_take_the_place_of_the_test_images():
     assert sets[0] == sets[1], "what is held out must not depend on the order of classes"
 
 
+def rows(pixels):
+    return [tuple(row) for row in pixels.flatten(1).tolist()]
+
+
 def test_few_images_after_the_base_phase():
-    whole, few = stream(), stream(increment_images=4)
+    whole, few = stream(), few_shot(stream(), 4)
+    assert [phase.train.labels.tolist() for phase in few_shot(whole, 99)] == [p.train.labels.tolist() for p in whole]
     for phase in few:
         counts = torch.bincount(phase.train.labels)[list(phase.labels)].tolist()
         assert counts == [4 if phase.index else 6] * len(phase.classes)
         assert few.count(phase.index) == len(phase.train)
-        of_whole = {tuple(p) for p in whole[phase.index].train.pixels.flatten(1).tolist()}
-        assert {tuple(p) for p in phase.train.pixels.flatten(1).tolist()} <= of_whole
-    held = stream(validation=2, increment_images=3)
+        assert {*rows(phase.train.pixels)} <= {*rows(whole[phase.index].train.pixels)}
+        assert torch.equal(phase.test.pixels, whole[phase.index].test.pixels)
+        assert phase.unlabelled is None
+    assert len(whole[1].train) == 12, "the stream that few_shot is given must stay as it is"
+    held = few_shot(stream(validation=2), 3)
     assert len(held[1].train) == held.count(1) == 6
     assert len(held[1].test) == 4
-    other = stream(increment_images=4, order=class_order(7, 1)[::-1])
-    assert few.groups[0] != other.groups[0]
+    fewer = {row for phase in few_shot(whole, 2)[1:] for row in rows(phase.train.pixels)}
+    assert fewer < {row for phase in few[1:] for row in rows(phase.train.pixels)}
+    with pytest.raises(InputError, match="at least one image"):
+        few_shot(whole, 0)
+
+
+def test_shots_depend_on_seed_and_class_alone():
+    def shots(**how):
+        return {(int(row[0]), row) for phase in few_shot(stream(each=30, **how), 2) for row in rows(phase.train.pixels)}
+
+    turned = {"order": class_order(7, 1)[::-1]}
+    novel = {*class_order(7, 1)[3:]} & {*class_order(7, 1)[::-1][3:]}
+    assert novel
+    of_novel = [{row for c, row in found if c in novel} for found in (shots(), shots(**turned), shots(seed=2))]
+    assert of_novel[0] == of_novel[1] != of_novel[2]
+
+
+def test_unlabelled_images_are_neither_shots_nor_evaluated_on():
+    plain = few_shot(stream(classes=9, each=12, validation=3), 4)
+    whole = {(row[0], row) for phase in stream(classes=9, each=12, validation=3) for row in rows(phase.train.pixels)}
+    phases = withhold_labels(plain, 5, distractors=4)
+    assert phases[0].unlabelled is None
+    assert plain[1].unlabelled is None
+    shots = {row for phase in phases[1:] for row in rows(phase.train.pixels)}
+    assert shots == {row for phase in plain[1:] for row in rows(phase.train.pixels)}
+    for phase in phases[1:]:
+        pixels = phase.unlabelled
+        assert pixels.dtype == torch.uint8
+        assert pixels.is_contiguous(memory_format=torch.channels_last)
+        found = rows(pixels)
+        assert len({*found}) == len(found) == 5 * (len(phase.classes) + 4)
+        assert not {*found} & shots
+        assert {(row[0], row) for row in found} <= whole, "held-out images must not be among them"
+        of_class = torch.bincount(pixels[:, 0, 0, 0].long(), minlength=9)
+        assert set(of_class.tolist()) == {0, 5}
+        assert of_class[list(phase.classes)].tolist() == [5] * len(phase.classes)
+        others = {int(c) for c in of_class.nonzero()} - {*phase.classes}
+        old = {c for group in phases.groups[: phase.index] for c in group}
+        # the three phases of two after a base of three: 4, 2 and 0 coming classes
+        assert len(others & old) == (2 if phase.index < 3 else 4)
+        assert torch.equal(phases[phase.index].unlabelled, pixels)
+    labels = phases[1].unlabelled[:, 0, 0, 0].tolist()
+    assert labels != sorted(labels)
+    assert sum(a != b for a, b in itertools.pairwise(labels)) > 10, "the classes must not come in blocks"
+
+
+def test_distractors_take_what_there_is():
+    phases = withhold_labels(few_shot(stream(base_classes=1, increment=3, each=12), 4), 5, distractors=4)
+    for phase, old in zip(phases[1:], (1, 4), strict=True):  # 1 old and 3 coming, then 4 old
+        others = {*phase.unlabelled[:, 0, 0, 0].tolist()} - {*phase.classes}
+        assert len(others) == 4
+        assert len(others & {c for group in phases.groups[: phase.index] for c in group}) == old
+
+
+@pytest.mark.parametrize(
+    ("shots", "unlabelled", "distractors", "words"),
+    [
+        (4, 3, 0, r"unlabelled=3: class \d has 2 training images beside its shots"),
+        (1, 9, 1, r"unlabelled=9: class \d has 6 training images in all"),
+        (4, 2, 6, "distractors=6: beside those of phase 1 there are 5"),
+        (4, 0, 1, "needs unlabelled"),
+        (4, -1, 0, "must not be negative"),
+        (99, 1, 0, "has 0 training images beside"),
+    ],
+)
+def test_too_few_for_unlabelled_images(shots, unlabelled, distractors, words):
+    with pytest.raises(InputError, match=words):
+        withhold_labels(few_shot(stream(), shots), unlabelled, distractors)
+
+
+def test_all_images_are_labelled_without_shots():
+    with pytest.raises(InputError, match="0 training images beside its shots"):
+        withhold_labels(stream(), 1)
+    with pytest.raises(InputError, match="unlabelled=3"):
+        few_shot(withhold_labels(few_shot(stream(), 2), 3), 4)
 
 
 def test_a_share_of_each_class_is_held_out():

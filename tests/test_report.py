@@ -67,7 +67,7 @@ def accuracies(phases, done, level):
     found = Accuracies()
     for i in range(done):
         row = [level - 5.0 * (i - j) for j in range(i + 1)]
-        found = found.with_row(row, sum(row) / len(row), phases)
+        found = found.with_row(row, sum(row) / len(row), phases, [10] * (i + 1))
     return found
 
 
@@ -234,6 +234,53 @@ def test_a_run_that_stopped_is_named_and_neither_averaged_nor_ranked(tmp_path):
     ranking = re.search(r'<svg[^>]*aria-label="Average incremental accuracy".*?</svg>', text, flags=re.S)
     assert ranking is not None
     assert "lucir" not in ranking.group()
+
+
+FEW = {"protocol": {"increment_images": 5}, "strategy": {}}
+
+
+def test_few_shot_streams_show_base_and_novel_classes(tmp_path):
+    text = write([make_run(config=FEW)], tmp_path)
+    words = Page(text).words
+    assert "Base and novel classes" in words
+    # 90, then (85 + 90) / 2, then (80 + 85 + 90) / 3; base 80, novel (85 + 90) / 2, harmonic mean 2 * 80 * 87.5 / 167.5
+    assert "head 90.0 87.5 85.0 5.0 80.0 87.5 83.6" in words
+    chart = re.search(r'<svg[^>]*aria-label="Accuracy on base and on novel classes".*?</svg>', text, flags=re.S)
+    assert chart is not None
+    assert chart.group().count('class="line dashed"') == 1
+    assert re.findall(r'class="label"[^>]*>([^<]*)<', chart.group()) == ["base", "novel"]
+    assert "mnemonics, novel classes: 87.5 % at 6 classes" in chart.group()
+
+
+def test_base_and_novel_curves_of_several_groups(tmp_path):
+    runs = [make_run(config=FEW), make_run(config=FEW, seed=1, level=94.0), make_run("lucir", config=FEW, level=70.0)]
+    text = write(runs, tmp_path)
+    for label in ("mnemonics, base", "mnemonics, novel", "lucir, base", "lucir, novel"):
+        assert f">{label}<" in text
+    assert 'aria-label="Harmonic mean of base and novel accuracy"' in text
+    (comparison,) = gather(runs)
+    assert comparison.few_shot
+    assert comparison.groups[0].novel[2].mean == pytest.approx((87.5 + 91.5) / 2)
+    assert comparison.groups[0].novel[0] is None
+
+
+def test_other_streams_show_no_base_and_novel_classes(tmp_path):
+    older = make_run(config=FEW, base_accuracy=[], novel_accuracy=[], harmonic_mean=[], performance_drop=None)
+    older.by_classifier = {}
+    assert not gather([older])[0].few_shot
+    assert not gather([make_run(config=FEW, done=1)])[0].few_shot
+    assert not gather([make_run()])[0].few_shot
+    assert "Base and novel" not in Page(write([older, make_run("lucir")], tmp_path)).words
+
+
+def test_an_older_record_is_read(tmp_path):
+    later = {"base_accuracy", "novel_accuracy", "harmonic_mean", "performance_drop"}
+    older = make_run().model_dump(exclude={**dict.fromkeys(later, True), "by_classifier": {"head": later}})
+    assert not later & older.keys()
+    (tmp_path / "run.json").write_text(json.dumps(older))
+    run = record.load(tmp_path)
+    assert run.performance_drop is None
+    assert run.novel_accuracy == run.by_classifier["head"].novel_accuracy == []
 
 
 @pytest.mark.parametrize("done", [0, 1, 2])
