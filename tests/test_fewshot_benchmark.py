@@ -1,0 +1,142 @@
+"""The comparison of few-shot methods: its files, its tables, and the page that shows them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.fewshot import plan as plans
+from benchmarks.fewshot import table
+from benchmarks.fewshot.__main__ import RESULTS, main
+from benchmarks.fewshot.plan import Cell, options
+from benchmarks.fewshot.work import Places
+from mnemo import settings
+from mnemo.fewshot import data, experiment, record
+from mnemo.fewshot.record import FewShotRun
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "benchmarks" / "comparisons").glob("*.toml"))
+
+TOYS = """
+data = "glyphs"
+shots = [1, 5]
+episodes = 3
+seeds = [4, 5]
+[settings]
+backbone = "conv4-32"
+iterations = 7
+[[groups]]
+title = "all"
+control = "mean"
+paper = "a paper"
+[[groups.rows]]
+name = "rfs"
+label = "regression"
+method = "rfs"
+paper = "1.5"
+[[groups.rows]]
+name = "mean"
+label = "means"
+method = "protonet"
+settings = { learn = "nothing", varied = false }
+shots = [1]
+"""
+
+
+@pytest.fixture
+def toys(tmp_path):
+    (tmp_path / "toys.toml").write_text(TOYS)
+    return plans.load(tmp_path / "toys.toml"), Places(tmp_path, tmp_path / "results", None, "cpu")
+
+
+def keep(places, name, values, digest="d", transductive=False):
+    places.results.mkdir(exist_ok=True)
+    run = FewShotRun(
+        method="m", data="glyphs", way=5, shot=1, queries=15, episodes=3, batch_norm="running", config={}, seed=4,
+        transductive=transductive, accuracy=sum(values) / len(values), interval=0.5, hardware="a machine",
+    )  # fmt: skip
+    record.save(run, places.results / f"{name}.json")
+    about = {"schema": 1, "episodes_digest": digest, "accuracies": values}
+    (places.results / f"{name}.accuracies.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_files_have_rows_that_recipes_accept(path):
+    plan = plans.load(path)
+    assert plan.data in data.DATA
+    for cell in plans.cells(plan):
+        recipe = experiment.recipe(cell.row.method)
+        accepted = settings.defaults(recipe)
+        assert cell.row.settings.keys() <= accepted.keys()
+        fitting = {key: value for key, value in plan.settings.items() if key in accepted}
+        recipe(**settings.arguments(recipe, fitting | cell.row.settings))
+
+
+def test_the_cell_that_trains_a_backbone_is_first_for_each_seed(toys):
+    names = [cell.name for cell in plans.cells(toys[0])]
+    assert names == ["rfs-1-4", "rfs-1-5", "rfs-5-4", "rfs-5-5", "mean-1-4", "mean-1-5"]
+
+
+def test_options_are_a_users(toys):
+    plan, row = toys[0], toys[0].rows[1]
+    words = " ".join(options(plan, Cell(row, 1, 5), settings.defaults(experiment.recipe("protonet"))))
+    assert words == (
+        "protonet --data glyphs --way 5 --shot 1 --queries 15 --episodes 3 --seed 5 "
+        "--set backbone=conv4-32 --set iterations=7 --set learn=nothing --set varied=false"
+    )
+
+
+def test_figures_of_a_table(toys):
+    plan, places = toys
+    keep(places, "rfs-1-4", [40.0, 50.0, 60.0], transductive=True)
+    assert "| regression | 50.00 ± 0.50 | not yet measured |  |  | T | 1.5 |" in table.markdown(plan, places)
+    keep(places, "rfs-1-5", [44.0, 54.0, 64.0], "e")
+    keep(places, "mean-1-4", [41.0, 48.0, 58.0])
+    text = table.markdown(plan, places)
+    # two seeds: 50 and 54; differences -1, 2, 2 of the seed that both have: mean 1, deviation sqrt 3
+    assert "| regression | 52.00 ± 2.83 (2 seeds) | not yet measured | +1.00 ± 1.96 |  | T | 1.5 |" in text
+    assert "| means | 49.00 ± 0.50 |  | control | control |  |  |" in text
+    assert "a machine" in text
+
+
+def test_rows_on_other_tasks_are_not_compared(toys):
+    plan, places = toys
+    keep(places, "rfs-1-4", [40.0, 50.0, 60.0])
+    keep(places, "mean-1-4", [41.0, 48.0, 58.0], "another")
+    assert "other tasks" in table.markdown(plan, places)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "mean"', 'name = "rfs"', "row rfs comes twice"),
+        ('control = "mean"', 'control = "maen"', "did you mean mean"),
+        ("episodes = 3", "episodes = 0", "episodes"),
+        ("episodes = 3", "episode = 3", "episode"),
+    ],
+)
+def test_a_file_that_is_not_right(old, new, message, tmp_path, capsys):
+    (tmp_path / "toys.toml").write_text(TOYS.replace(old, new))
+    assert main([str(tmp_path / "toys.toml"), "--table"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--only", "rsf"], ["--shots", "2"], ["--seeds", "9"]])
+def test_options_that_are_not_right(option, toys, tmp_path, capsys):
+    assert main([str(tmp_path / "toys.toml"), "--results", str(tmp_path / "r"), *option]) == 2
+    assert "unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_page_has_the_recorded_figures(path):
+    page = (ROOT / "docs" / "fewshot.md").read_text(encoding="utf-8")
+    shown = re.search(rf"<!-- results:{path.stem} -->\n(.*)<!-- /results:{path.stem} -->", page, re.S).group(1)
+    kept = RESULTS / path.stem
+    if not kept.exists():
+        assert not shown.strip()
+        return
+    plan = plans.load(path)
+    text = table.markdown(plan, Places(Path(), kept, None, "cpu"))
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert [line for line in shown.splitlines() if line.startswith("|")] == tables
