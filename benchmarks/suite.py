@@ -1,11 +1,12 @@
-"""Run a suite of strategies and seeds on one protocol, record the results, and write them into README as a table.
+"""Run a suite of strategies and seeds on one protocol, record the results, and write a table of them.
 
     python -m benchmarks.suite digits            # runs what has no recorded result yet, then writes the table
     python -m benchmarks.suite digits --again    # runs everything
     python -m benchmarks.suite digits --table    # writes the table alone
 
 A suite is a TOML file in benchmarks/suites. Runs go to runs/SUITE/ROW-SEED, go on where they were interrupted, and
-leave their run.json in benchmarks/results/SUITE/ROW-SEED.json. Every figure in README's tables comes from there.
+leave their run.json in benchmarks/results/SUITE/ROW-SEED.json. The table goes into README, or the page that the suite
+names; every figure in it comes from there.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ def main() -> None:
             result = results / f"{row['name']}-{seed}.json"
             if not arguments.table and (arguments.again or not result.exists()):
                 run(arguments.suite, suite, row, seed, result)
-    write_table(arguments.suite, table(suite, results))
+    write_table(arguments.suite, table(suite, results), HERE.parent / suite.get("page", "README.md"))
 
 
 def run(name: str, suite: dict[str, Any], row: dict[str, Any], seed: int, result: Path) -> None:
@@ -57,29 +59,62 @@ def run(name: str, suite: dict[str, Any], row: dict[str, Any], seed: int, result
 
 def table(suite: dict[str, Any], results: Path) -> str:
     """A Markdown table: mean and sample standard deviation over the seeds that are recorded."""
-    lines = [
-        "| strategy | predicts by | average accuracy | last accuracy | forgetting rate | average forgetting |",
-        "|---|---|---|---|---|---|",
-    ]
-    runs: list[record.Run] = []
+    columns = FEW_SHOT if suite.get("few_shot") else COLUMNS
+    names = [*columns, *(["difference"] if "control" in suite else [])]
+    lines = [f"| strategy | predicts by | {' | '.join(names)} |", "|---|---|" + "---|" * len(names)]
+    found = {row["name"]: _recorded(suite, row["name"], results) for row in suite["rows"]}
+    control = found.get(suite.get("control", ""), {})
     for row in suite["rows"]:
-        found = [results / f"{row['name']}-{seed}.json" for seed in suite["seeds"]]
-        same = [record.load(path) for path in found if path.exists()]
-        runs += same
-        lines.append(_line(row.get("label", row["name"]), same))
-    return "\n".join([*lines, "", *_provenance(suite, runs)])
+        runs = found[row["name"]]
+        cells = [_spread([value(run) or 0 for run in runs.values()]) for value in columns.values()] if runs else []
+        if "control" in suite and runs:
+            cells.append("control" if row["name"] == suite["control"] else _difference(runs, control))
+        lines.append(_line(row.get("label", row["name"]), list(runs.values()), cells, len(names)))
+    return "\n".join([*lines, "", *_provenance(suite, [run for runs in found.values() for run in runs.values()])])
 
 
-def _line(label: str, runs: list[record.Run]) -> str:
+def _recorded(suite: dict[str, Any], name: str, results: Path) -> dict[int, record.Run]:
+    """The records of a row that there are, by seed."""
+    paths = {seed: results / f"{name}-{seed}.json" for seed in suite["seeds"]}
+    return {seed: record.load(path) for seed, path in paths.items() if path.exists()}
+
+
+def _line(label: str, runs: list[record.Run], cells: list[str], width: int) -> str:
     if not runs:
-        return f"| {label} | | not yet measured | | | |"
-    cells = [
-        _spread([run.average_incremental_accuracy or 0 for run in runs]),
-        _spread([run.phase_accuracy[-1] for run in runs]),
-        _spread([run.forgetting_rate or 0 for run in runs]),
-        _spread([run.average_forgetting or 0 for run in runs]),
-    ]
+        return f"| {label} | | not yet measured |" + " |" * (width - 1)
     return f"| {label} | {runs[0].classifier.replace('_', ' ')} | {' | '.join(cells)} |"
+
+
+def _difference(ours: dict[int, record.Run], theirs: dict[int, record.Run]) -> str:
+    """Of the average accuracy, seed by seed."""
+    both = [seed for seed in ours if seed in theirs]
+    gaps = [_average(ours[seed]) - _average(theirs[seed]) for seed in both]
+    if not gaps:
+        return ""
+    spread = f" ± {statistics.stdev(gaps):.2f}" if len(gaps) > 1 else ""
+    return f"{statistics.mean(gaps):+.2f}{spread}"
+
+
+def _average(run: record.Run) -> float:
+    return run.average_incremental_accuracy or 0
+
+
+COLUMNS: dict[str, Callable[[record.Run], float | None]] = {
+    "average accuracy": _average,
+    "last accuracy": lambda run: run.phase_accuracy[-1],
+    "forgetting rate": lambda run: run.forgetting_rate,
+    "average forgetting": lambda run: run.average_forgetting,
+}
+FEW_SHOT: dict[str, Callable[[record.Run], float | None]] = {
+    "first": lambda run: run.phase_accuracy[0],
+    "average": _average,
+    "last": lambda run: run.phase_accuracy[-1],
+    "base, last": lambda run: run.base_accuracy[-1],
+    "novel, last": lambda run: run.novel_accuracy[-1],
+    "harmonic mean": lambda run: run.harmonic_mean[-1],
+    "drop": lambda run: run.performance_drop,
+}
+"""Columns of suites that say ``few_shot = true``."""
 
 
 def _spread(values: list[float]) -> str:

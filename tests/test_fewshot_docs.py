@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnemo import nets, settings
+from mnemo.components.new_classes import Components
 from mnemo.fewshot import data, experiment, record
 from mnemo.fewshot.meta_training import MetaTraining
 from mnemo.fewshot.presets import PRESETS
@@ -61,6 +62,11 @@ def test_presets_are_of_data_sets_and_settings():
     known = {key for name in experiment.methods() for key in settings.defaults(experiment.recipe(name))}
     assert PRESETS.keys() <= data.DATA.keys()
     assert {key for preset in PRESETS.values() for key in preset} <= known
+
+
+def test_components_are_described():
+    defaults = {key: shown(value or None) for key, value in dataclasses.asdict(Components()).items()}
+    assert rows(section("docs/fscil.md", "Components")) == defaults
 
 
 def test_record_is_described():
