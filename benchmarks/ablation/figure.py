@@ -20,7 +20,7 @@ from .plan import Ablation, Row
 from .results import Found, by_seed, bytes_a_class
 
 INK, PALE = "#1f2328", "#e3e6ea"
-COLUMNS, LABEL = 3, 44
+COLUMNS, LABEL = 3, 36
 """Of the legend, and how many letters a line of it has at most."""
 APART, WITHIN = 0.012, 0.06
 """How far markers of the same budget are moved from each other, and all of them, as fractions of the axis: bars that
@@ -64,7 +64,9 @@ def draw(plan: Ablation, found: Found, folder: Path) -> bool:
         for axes, (name, value) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
             _panel(axes, plan, found, rows, name, value)
         handles, _ = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(rows), COLUMNS), frameon=False)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=min(len(rows), COLUMNS), frameon=False, fontsize=9
+        )
         figure.savefig(folder / "figure.png")
         figure.savefig(folder / "figure.svg", metadata={"Date": None})
     return True
