@@ -37,7 +37,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-avalanche: $(BENCHMARK)
-	$(BIN)/python -m pytest tests/test_avalanche.py $(ARGS)
+	$(BIN)/python -m pytest tests/test_avalanche*.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
