@@ -127,7 +127,8 @@ def _provenance(suite: dict[str, Any], runs: list[record.Run]) -> list[str]:
         return []
     hardware = sorted({run.hardware for run in runs})
     versions = ", ".join(f"{name} {version}" for name, version in runs[0].versions.items())
-    seeds = ", ".join(map(str, suite["seeds"]))
+    measured = {run.seed for run in runs}
+    seeds = ", ".join(str(seed) for seed in suite["seeds"] if seed in measured)
     return [
         f"Accuracies in %, forgetting in points. {suite['about']} Seeds {seeds}; {' / '.join(hardware)}; {versions}."
     ]
