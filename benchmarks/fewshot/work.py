@@ -1,6 +1,7 @@
 """Running cells: each is the command that a user would give, in a process of its own."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -84,21 +85,27 @@ def _run(plan: Comparison, places: Places, cell: Cell) -> str:
         places.running.discard(process)
     if process.returncode:
         return " ".join(said.split())[-300:] or f"exit code {process.returncode}"
-    _keep(places, cell, folder)
+    _keep(plan, places, cell, folder)
     return ""
+
+
+def own_options(plan: Comparison, cell: Cell) -> list[str]:
+    """What a cell is, whoever runs it wherever."""
+    return options(plan, cell, defaults(experiment.recipe(cell.row.method)))
 
 
 def arguments(plan: Comparison, places: Places, cell: Cell, folder: Path) -> list[str]:
     """Of ``mnemo fewshot`` for a cell."""
     where = ["--out", str(folder), "--pretrained", str(places.out / "pretrained"), "--device", places.device]
     data = [] if places.data_dir is None else ["--data-dir", str(places.data_dir)]
-    return [*options(plan, cell, defaults(experiment.recipe(cell.row.method))), *where, *data]
+    return [*own_options(plan, cell), *where, *data]
 
 
-def _keep(places: Places, cell: Cell, folder: Path) -> None:
-    """Keep the record without its pictures, and the accuracies to two decimals; the record last."""
+def _keep(plan: Comparison, places: Places, cell: Cell, folder: Path) -> None:
+    """Keep the record without pictures and folders, and the accuracies to two decimals; the record last."""
     values, digest = record.load_accuracies(folder / record.ACCURACIES)
     rounded = [round(value, 2) for value in values]
     text = json.dumps({"schema": 1, "episodes_digest": digest, "accuracies": rounded}, separators=(",", ":"))
     write_text(places.accuracies(cell), text + "\n")
-    record.save(record.load(folder).model_copy(update={"shown": []}), places.record(cell))
+    command = shlex.join(["mnemo", "fewshot", *own_options(plan, cell)])
+    record.save(record.load(folder).model_copy(update={"shown": [], "command": command}), places.record(cell))
