@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnemo import nets, settings
+from mnemo.cli import _setting
 from mnemo.components.new_classes import Components
 from mnemo.fewshot import data, experiment, record
 from mnemo.fewshot.meta_training import MetaTraining
@@ -30,16 +31,23 @@ def rows(text):
     return {name.strip("` "): row[1] for row in cells for name in row[0].split(", ")}
 
 
+def cells(text):
+    """Of all rows of all tables in a text."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
 def shown(value):
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return f"`{value}`" if isinstance(value, str) else str(value)
 
 
-def test_shared_settings():
+def test_shared_settings_have_a_table_for_each_group():
     groups = (Network(), Pretraining(), MetaTraining(), InnerLoop())
-    defaults = {key: value for group in groups for key, value in dataclasses.asdict(group).items()}
-    assert rows(section(PAGE, "Settings that methods share")) == {key: shown(v) for key, v in defaults.items()}
+    _, *tables = section(PAGE, "Settings that methods share").split("| setting |")
+    assert [rows(table) for table in tables] == [
+        {key: shown(value) for key, value in dataclasses.asdict(group).items()} for group in groups
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(experiment.methods()))
@@ -53,8 +61,40 @@ def test_methods_are_described_with_their_settings(name):
     }
 
 
+@pytest.mark.parametrize(("name", "count"), [("mtl", [7]), ("lst", [9]), ("e3bm", [10, 8])])
+def test_rows_of_the_papers_are_reached_by_settings(name, count):
+    _, *tables = re.split(r"^\| row of .*$", section(PAGE, name), flags=re.M)
+    found = [cells(table.split("\n\n")[0])[1:] for table in tables]
+    assert [len(table) for table in found] == count
+    recipe = experiment.recipe(name)
+    for _, told in (row for table in found for row in table):
+        pairs = dict(_setting(pair) for part in re.findall("`(.*?)`", told) for pair in part.split() if "=" in pair)
+        recipe(**settings.arguments(recipe, pairs))
+
+
+def test_switches_and_their_values_exist():
+    recipes = [experiment.recipe(name) for name in experiment.methods()]
+    for _, told in cells(section(PAGE, "As the released code has it"))[2:]:
+        for part in re.findall("`([^`]*=[^`]*)`", told):
+            pairs = dict(_setting(pair) for pair in part.split())
+            fitting = [recipe for recipe in recipes if pairs.keys() <= settings.defaults(recipe).keys()]
+            assert fitting, part
+            for recipe in fitting:
+                settings.arguments(recipe, pairs)
+
+
+def test_presets():
+    head, _, *body = cells(section(PAGE, "Presets"))
+    names = [name.strip("`") for name in head[1:]]
+    told = {name: {row[0].strip("`"): row[1 + place] for row in body} for place, name in enumerate(names)}
+    told = {name: {key: value for key, value in some.items() if value} for name, some in told.items()}
+    assert told == {name: {key: shown(value) for key, value in some.items()} for name, some in PRESETS.items()}
+
+
 def test_data_sets_and_networks():
-    assert rows(section(PAGE, "Data sets")).keys() == data.DATA.keys()
+    told = rows(section(PAGE, "Data sets"))
+    classes = {name: re.search(r"\d+/\d+/\d+", line).group().replace("/", ", ") for name, line in data.DATA.items()}
+    assert told == classes
     assert rows(section(PAGE, "Networks")).keys() == nets.FEW_SHOT_BACKBONES.keys()
 
 

@@ -188,6 +188,8 @@ def test_configuration_has_components_where_there_are_any():
     [
         ("finetune", {"components": ["mlt"]}, "components"),
         ("icarl", {"components": ["mtl"]}, "cosine head"),
+        ("teen", {"components": ["mtl"]}, "a way of its own"),
+        ("cec", {"components": ["mtl"]}, "a way of its own"),
         ("finetune", {"components": ["mtl"], "base_classes": 2}, "too small"),
         ("finetune", {"componets": ["mtl"]}, "did you mean components"),
     ],

@@ -16,6 +16,7 @@ from ..images import Images
 from ..learner import Strategy
 from ..nets import IncrementalNet
 from ..nets.heads import CosineHead
+from ..rows import MeanRows, unadjusted
 from ..stages import Loop, Once, Situation
 from .new_classes import Components, NewClasses
 from .scaling_shifting import Scaling, Shifting, scale
@@ -37,7 +38,8 @@ def join(strategy: Strategy, settings: Components) -> Strategy:
         return strategy
     if strategy.head != "cosine":
         raise InputError(f"components={list(settings.components)} need a cosine head")
-    if strategy.from_scratch or strategy.companion is not None:
+    adjusted = any(isinstance(stage, MeanRows) and stage.adjustment is not unadjusted for stage in strategy.stages)
+    if strategy.from_scratch or strategy.companion is not None or adjusted:
         raise InputError(
             f"components={list(settings.components)}: this strategy learns new classes in a way of its own"
         )
