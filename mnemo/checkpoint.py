@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .files import InputError, replacing
 
@@ -52,6 +54,34 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if about.get("schema") != SCHEMA:
         raise InputError(f"{path}: not a checkpoint of this version of mnemo")
     return tensors, about
+
+
+def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several parts under names such as ``net.weight``; :func:`parted` undoes it."""
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def parted(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What :func:`joined` was given, but for parts without a tensor."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, key = name.partition(".")
+        parts.setdefault(part, {})[key] = tensor
+    return parts
+
+
+def of_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
+    """What an optimiser whose state is all tensors, such as Adam, remembers of each parameter."""
+    return joined({str(index): values for index, values in optimizer.state_dict()["state"].items()})
+
+
+def into_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take up what :func:`of_optimizer` gave, with the groups and rates that the optimiser has."""
+    state = {
+        int(index): {key: value.cpu() if key == "step" else value for key, value in values.items()}
+        for index, values in parted(tensors).items()
+    }
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:

@@ -118,3 +118,12 @@ def png_base64(pixels: Tensor) -> str:
     file = io.BytesIO()
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def rank_in_class(labels: Tensor) -> Tensor:
+    """For each label (n,), how many equal ones come before it."""
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    ranks = torch.empty_like(labels)
+    ranks[order] = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return ranks

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from . import checkpoint
 from .augment import Augmentation
 from .classifiers import class_means, count_correct
 from .codecs import Codec, Raw
@@ -224,14 +225,11 @@ class Learner:
             parts[f"waypoint-{index}"] = net.state_dict()
         if self._loop is not None:
             parts["loop"] = self._loop.state()
-        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        return checkpoint.joined(parts)
 
     def load(self, state: dict[str, Tensor], position: Position, groups: Sequence[Sequence[int]]) -> None:
         """Take up what :meth:`state` gave at ``position``, in a stream whose phases bring ``groups`` of classes."""
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            part, _, key = name.partition(".")
-            parts.setdefault(part, {})[key] = tensor.to(self.device)
+        parts = checkpoint.parted({name: tensor.to(self.device) for name, tensor in state.items()})
         sizes = [len(group) for group in groups]
         self.position = position
         self.net = self._restored(sizes[: _heads(parts["net"])], parts["net"])

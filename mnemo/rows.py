@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .compression import positions_by_class, unit_features
+from .nets import IncrementalNet
+from .nets.heads import CosineHead
 from .stages import Once, Situation
 
 Adjustment = Callable[[Tensor, Tensor], Tensor]
@@ -22,6 +24,12 @@ def unadjusted(means: Tensor, base: Tensor) -> Tensor:
 def mean_directions(features: Tensor, labels: Tensor) -> Tensor:
     """Means of features (n, d) by labels (n,), in the order of the labels that are there: (classes, d), of length 1."""
     return F.normalize(torch.stack([features[where].mean(0) for where in positions_by_class(labels)]))
+
+
+def temperature(net: IncrementalNet) -> float:
+    """What the network's cosine head multiplies cosines by."""
+    assert isinstance(net.head, CosineHead)
+    return float(net.head.scale.detach())
 
 
 @torch.no_grad()

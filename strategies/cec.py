@@ -16,8 +16,7 @@ from mnemo.files import InputError
 from mnemo.images import Images
 from mnemo.learner import Strategy
 from mnemo.nets import IncrementalNet
-from mnemo.nets.heads import CosineHead
-from mnemo.rows import MeanRows, set_rows
+from mnemo.rows import MeanRows, set_rows, temperature
 from mnemo.settings import Training
 from mnemo.stages import Once, Situation
 
@@ -139,7 +138,7 @@ class GraphLearning:
         self.epochs = stage.epochs
         self._stage, self._seed = stage, situation.seed
         self._graph, images = graph(situation.net), situation.phase.train
-        self._scale = _scale(situation.net)
+        self._scale = temperature(situation.net)
         self._sampler = Sampler(images.labels, _fitting(stage.shape, images))
         self._features = turned_features(situation.net, images)
         weights = self._graph.parameters()
@@ -255,8 +254,3 @@ def graph(net: IncrementalNet) -> PrototypeGraph:
     """The network's graph."""
     assert isinstance(net.companion, PrototypeGraph)
     return net.companion
-
-
-def _scale(net: IncrementalNet) -> float:
-    assert isinstance(net.head, CosineHead)
-    return float(net.head.scale.detach())

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import checkpoint
 from ..compression import unit_features
 from ..fewshot.episodes import Episodes, Sampler, Shape
 from ..fewshot.tasks import Tasks
@@ -15,8 +16,7 @@ from ..files import InputError
 from ..images import Images
 from ..learner import Strategy
 from ..nets import IncrementalNet
-from ..nets.heads import CosineHead
-from ..rows import MeanRows, unadjusted
+from ..rows import MeanRows, mean_directions, temperature, unadjusted
 from ..stages import Loop, Once, Situation
 from .new_classes import Components, NewClasses
 from .scaling_shifting import Scaling, Shifting, scale
@@ -84,7 +84,7 @@ class MetaLearning:
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """A round: the mean loss, and the accuracy on queries in %."""
         self._net.eval()
-        means = _means(self._all(), self._images.labels)
+        means = mean_directions(self._all(), self._images.labels)
         losses, right, asked = [], 0, 0
         for episode in range(min(ROUND, self._settings.meta_iterations - index * ROUND)):
             drawn = self._sampler.draw(1, *self._seed, "meta-learn", index, episode)
@@ -96,15 +96,15 @@ class MetaLearning:
         return {"loss": float(torch.stack(losses).mean()), "accuracy": 100 * right / asked}
 
     def _step(self, tasks: Tasks, answers: Tensor) -> tuple[Tensor, Tensor]:
-        learner, temperature = companion(self._net), _temperature(self._net)
+        learner, factor = companion(self._net), temperature(self._net)
         learner.train()
-        loss = learner.loss(tasks, answers, temperature)
+        loss = learner.loss(tasks, answers, factor)
         if self._optimizer is not None:
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
         with torch.no_grad():
-            return loss.detach(), learner.eval()(tasks, temperature)
+            return loss.detach(), learner.eval()(tasks, factor)
 
     def _all(self) -> Tensor:
         """Unit features of all images, as the network is now."""
@@ -134,25 +134,19 @@ class MetaLearning:
         """The optimiser's."""
         if self._optimizer is None:
             return {}
-        found = self._optimizer.state_dict()["state"]
-        return {f"{index}.{key}": value for index, some in found.items() for key, value in some.items()}
+        return checkpoint.of_optimizer(self._optimizer)
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take up what :meth:`state` gave."""
-        if self._optimizer is None:
-            return
-        found: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            index, _, key = name.partition(".")
-            found.setdefault(int(index), {})[key] = tensor.cpu() if key == "step" else tensor
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": found})
+        if self._optimizer is not None:
+            checkpoint.into_optimizer(self._optimizer, state)
 
     def end(self) -> None:
         """Where features have changed, base classes get the means of the new ones for rows."""
         self._net.requires_grad_(True)
         _freeze_scaled(self._net)
         if self._features is None:
-            _set_rows(self._net, 0, _means(self._all(), self._images.labels))
+            _set_rows(self._net, 0, mean_directions(self._all(), self._images.labels))
 
 
 @dataclass(frozen=True)
@@ -185,9 +179,9 @@ class _Learning(Once):
         some = None if phase.unlabelled is None else unit_features(net, phase.unlabelled).unsqueeze(0)
         known = torch.cat([F.normalize(group.detach()) for group in list(net.head.weights)[:-1]]).unsqueeze(0)
         tasks = Tasks(support, labels, support, some, len(phase.classes), known)
-        learner, temperature = companion(net).eval(), _temperature(net)
-        _set_rows(net, -1, learner.rows(tasks, temperature).detach()[0])
-        right = learner(tasks, temperature).argmax(2) == labels + tasks.old
+        learner, factor = companion(net).eval(), temperature(net)
+        _set_rows(net, -1, learner.rows(tasks, factor).detach()[0])
+        right = learner(tasks, factor).argmax(2) == labels + tasks.old
         return {"accuracy": 100 * float(right.double().mean())}
 
 
@@ -197,22 +191,11 @@ def companion(net: IncrementalNet) -> NewClasses:
     return net.companion
 
 
-def _temperature(net: IncrementalNet) -> float:
-    assert isinstance(net.head, CosineHead)
-    return float(net.head.scale.detach())
-
-
 @torch.no_grad()
 def _set_rows(net: IncrementalNet, group: int, directions: Tensor) -> None:
     """Give the classes of a group new rows, of the mean length of the group's present ones."""
     weight = net.head.weights[group]
     weight.copy_(F.normalize(directions) * weight.norm(dim=1).mean())
-
-
-def _means(features: Tensor, labels: Tensor) -> Tensor:
-    """Mean directions (classes, d) of unit features (n, d), at unit length."""
-    sums = features.new_zeros(int(labels.max()) + 1, features.shape[1]).index_add_(0, labels, features)
-    return F.normalize(sums)
 
 
 def _few_of_each(images: Images, generator: torch.Generator) -> Images:
@@ -244,14 +227,11 @@ def _shape(settings: Components, classes: int, images: Images) -> Shape:
 
 def _let_only_components_learn(net: IncrementalNet, scaled: bool) -> list[nn.Parameter]:
     """Freeze the network but for its companion and, if it is scaled, scales and shifts, which are returned."""
-    frozen = [net.backbone, net.head]
-    for module in frozen:
-        module.requires_grad_(False)
+    net.backbone.requires_grad_(False)
+    net.head.requires_grad_(False)
     if not scaled:
         return []
     scale(net, shift=True)
-    _freeze_scaled(net)
-    net.head.requires_grad_(False)
     found: list[nn.Parameter] = [m.scale for m in net.backbone.modules() if isinstance(m, Scaling)]
     found += [m.shift for m in net.backbone.modules() if isinstance(m, Shifting)]
     for parameter in found:

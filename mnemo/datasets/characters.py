@@ -7,10 +7,8 @@ functions, because they in turn build on this package.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from ..files import InputError
-from ..images import Images, join
+from ..images import Images, join, rank_in_class
 from .folders import Dataset
 
 if TYPE_CHECKING:
@@ -54,14 +52,5 @@ def _joined(splits: "tuple[Split, ...]", to_train: int) -> Dataset:
     if int(each.min()) <= to_train:
         name = names[int(each.argmin())]
         raise InputError(f"{name}: {int(each.min())} drawings, of which {to_train} are to train on; none would be left")
-    training = _ranks(everything.labels) < to_train
+    training = rank_in_class(everything.labels) < to_train
     return Dataset(everything.select(training), everything.select(~training), names)
-
-
-def _ranks(labels: torch.Tensor) -> torch.Tensor:
-    """For each label (n,), how many equal ones come before it."""
-    order = labels.argsort(stable=True)
-    counts = labels.bincount()
-    ranks = torch.empty_like(labels)
-    ranks[order] = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return ranks

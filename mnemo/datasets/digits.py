@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..images import Images
+from ..images import Images, rank_in_class
 from .folders import Dataset
 
 
@@ -20,12 +19,6 @@ def load_digits() -> Dataset:
     digits = datasets.load_digits()
     pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(digits.target.astype(np.int64))
-    testing = _rank_in_class(labels) % 5 == 2
+    testing = rank_in_class(labels) % 5 == 2
     both = Images(pixels, labels)
     return Dataset(both.select(~testing), both.select(testing), tuple(str(name) for name in digits.target_names))
-
-
-def _rank_in_class(labels: Tensor) -> Tensor:
-    """For each label ``(n,)``, how many equal ones come before it."""
-    seen = torch.nn.functional.one_hot(labels).cumsum(0)
-    return seen.gather(1, labels.unsqueeze(1)).squeeze(1) - 1

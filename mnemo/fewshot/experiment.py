@@ -262,7 +262,7 @@ def execute(experiment: Experiment, out: Path, pretrained: Path, *, resume: bool
     yield from _timed(experiment, stage)
     method = experiment.method(net)
     loop = experiment.loop(method)
-    saver = _Saver(experiment, method, loop, latest)
+    saver = _Saver(experiment, loop, latest)
     saver.take_up(kept)
     yield from _timed(experiment, _trained(experiment, loop, saver))
     yield from _timed(experiment, _evaluated(experiment, method, saver))
@@ -291,9 +291,9 @@ def _kept(experiment: Experiment, out: Path, latest: Path, resume: bool) -> tupl
 class _Saver:
     """Saves a run now and then, and takes it up again."""
 
-    def __init__(self, experiment: Experiment, method: Method, loop: MetaLoop | None, path: Path) -> None:
+    def __init__(self, experiment: Experiment, loop: MetaLoop | None, path: Path) -> None:
         self.accuracies: list[float] = []
-        self._experiment, self._method, self._loop, self._path = experiment, method, loop, path
+        self._experiment, self._loop, self._path = experiment, loop, path
         self._saved_at = time.monotonic()
 
     def take_up(self, kept: tuple[dict[str, Tensor], dict[str, Any]]) -> None:

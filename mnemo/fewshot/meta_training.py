@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from .. import checkpoint
 from ..files import InputError
 from ..seeds import generator
 from ..settings import STRICT
@@ -160,11 +161,8 @@ class MetaLoop:
 
     def state(self) -> dict[str, Tensor]:
         """All tensors, for a checkpoint; what belongs with them is :attr:`about`."""
-        parts = {"method": self._method.state_dict(), "best": self._best}
-        tensors = {f"{part}.{name}": tensor for part, some in parts.items() for name, tensor in some.items()}
-        for index, values in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        return tensors
+        optimizer = checkpoint.of_optimizer(self._optimizer)
+        return checkpoint.joined({"method": self._method.state_dict(), "best": self._best, "optimizer": optimizer})
 
     @property
     def about(self) -> dict[str, Any]:
@@ -173,18 +171,11 @@ class MetaLoop:
 
     def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Take up what :meth:`state` and :attr:`about` gave. Raises KeyError or RuntimeError if it does not fit."""
-        parts: dict[str, dict[str, Tensor]] = {"method": {}, "best": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part, _, key = name.partition(".")
-            parts[part][key] = tensor
+        parts = checkpoint.parted(tensors)
         self._method.load_state_dict(parts["method"])
         device = self._method.embedder.mean.device
         self._best = {name: tensor.to(device) for name, tensor in parts["best"].items()}
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            state.setdefault(int(index), {})[key] = tensor
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+        checkpoint.into_optimizer(self._optimizer, parts.get("optimizer", {}))
         self.iteration, self.curve = about["iteration"], [(int(i), float(value)) for i, value in about["curve"]]
         self._worst = list(about["worst"])
 

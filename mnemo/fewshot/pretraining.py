@@ -139,8 +139,7 @@ def _train(
     for epoch in range(first, loop.epochs):
         shown = loop.epoch(epoch, generator(identity.seed, "pre-train", epoch))
         if time.monotonic() - saved_at >= EVERY:
-            parts = {"net": net.state_dict(), "loop": loop.state()}
-            tensors = {f"{part}.{name}": t for part, some in parts.items() for name, t in some.items()}
+            tensors = checkpoint.joined({"net": net.state_dict(), "loop": loop.state()})
             checkpoint.save(going, tensors, {"epochs": epoch + 1})
             saved_at = time.monotonic()
         yield Progress("pre-train", epoch + 1, loop.epochs, dict(shown), first)
@@ -171,10 +170,7 @@ def _cross_entropy(outputs: Outputs, labels: Tensor, old: Outputs | None) -> Ten
 
 def _take_up(path: Path, net: IncrementalNet, loop: Loop) -> int:
     tensors, about = checkpoint.load(path)
-    parts: dict[str, dict[str, Tensor]] = {"net": {}, "loop": {}}
-    for name, tensor in tensors.items():
-        part, _, key = name.partition(".")
-        parts[part][key] = tensor
+    parts = checkpoint.parted(tensors)
     net.load_state_dict(parts["net"])
     loop.load(parts["loop"])
     return int(about["epochs"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .base_learner import BaseLearner
+from .distances import squared_distances
 from .gradient_descent import Head
 from .tasks import Tasks, class_means
 
@@ -34,9 +35,3 @@ class Prototypes(BaseLearner):
         if self.metric == "euclidean":
             return -squared_distances(tasks.query, means)
         return self.temperature * Head(means, torch.zeros_like(means[:, :, 0]), 1.0).logits(tasks.query)
-
-
-def squared_distances(features: Tensor, means: Tensor) -> Tensor:
-    """Squared Euclidean distances (t, q, ways) of features (t, q, d) to means (t, ways, d)."""
-    lengths = features.square().sum(2, keepdim=True) + means.square().sum(2).unsqueeze(1)
-    return torch.baddbmm(lengths, features, means.transpose(1, 2), alpha=-2)
