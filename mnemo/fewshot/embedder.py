@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from ..components.scaling_shifting import Granularity, scale
 from ..nets import FEW_SHOT_BACKBONES, normalised
+from .batch_norm import statistics_of_first, with_task_statistics
 from .tasks import Tasks
 
 BatchNorm = Literal["running", "batch", "support"]
@@ -23,14 +24,14 @@ class Embedder(nn.Module):
         mean, std: per channel, in grey levels 0..255.
         batch_norm: which statistics normalise a task's images. ``running``: those of pre-training. ``batch``: those of
             the support for the support, of the queries for the queries; results are transductive then. ``support``:
-            those of the task's support for all its images.
+            those of the task's support for all its images. Statistics are part of every gradient.
     """
 
     def __init__(
         self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float], batch_norm: BatchNorm = "running"
     ) -> None:
         super().__init__()
-        self.backbone, self.batch_norm = backbone, batch_norm
+        self.backbone, self.batch_norm = with_task_statistics(backbone), batch_norm
         self.features: int = backbone.features  # type: ignore[assignment]
         self.mean: Tensor
         self.std: Tensor
@@ -70,37 +71,31 @@ class Embedder(nn.Module):
             weights: in place of the network's own, by name.
         """
         call = self.fixed(task, weights)
-        for part in (task.support, task.query, task.unlabelled):
+        yield call(None)
+        for part in (task.query, task.unlabelled):
             if part is not None:
                 yield call(part[0])
 
-    def fixed(self, task: Tasks, weights: dict[str, Tensor] | None = None) -> Callable[[Tensor], Tensor]:
-        """The network, pixels (n, c, h, w) to features (n, d), with statistics as this task sees them."""
-        buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}  # counts of batches go up in place
-        values = {**dict(self.named_parameters()), **buffers, **(weights or {})}
-        if self.batch_norm == "support":
-            values |= self._support_statistics(task, values)
-        return lambda pixels: self._call(pixels, values, batch=self.batch_norm == "batch")
+    def fixed(self, task: Tasks, weights: dict[str, Tensor] | None = None) -> Callable[[Tensor | None], Tensor]:
+        """The network, pixels (n, c, h, w) to features (n, d), with statistics as this task sees them.
 
-    def _call(self, pixels: Tensor, values: dict[str, Tensor], batch: bool, keep: bool = False) -> Tensor:
-        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-        before = [(module.training, module.momentum) for module in norms]
-        for module in norms:
-            # a momentum of 0 leaves running statistics as they are, one of 1 makes them the batch's
-            module.training, module.momentum = batch, 1.0 if keep else 0.0
-        try:
+        None stands for the pixels of the task's support.
+        """
+        values = {**dict(self.named_parameters()), **dict(self.named_buffers()), **(weights or {})}
+        support = task.support[0]
+
+        def call(pixels: Tensor | None) -> Tensor:
+            if self.batch_norm == "support" and pixels is not None:
+                return self._call(torch.cat([support, pixels]), values, len(support))[len(support) :]
+            pixels = support if pixels is None else pixels
+            return self._call(pixels, values, 0 if self.batch_norm == "running" else len(pixels))
+
+        return call
+
+    def _call(self, pixels: Tensor, values: dict[str, Tensor], first: int) -> Tensor:
+        with statistics_of_first(self, first):
             features: Tensor = functional_call(self, values, (pixels,))
-        finally:
-            for module, (training, momentum) in zip(norms, before, strict=True):
-                module.training, module.momentum = training, momentum
         return features
-
-    @torch.no_grad()
-    def _support_statistics(self, task: Tasks, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The statistics of a task's support, constants to every gradient."""
-        own = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        self._call(task.support[0], {**values, **own}, batch=True, keep=True)
-        return {name: buffer for name, buffer in own.items() if "running" in name}
 
 
 def _together(embedder: Embedder, parts: Sequence[Tensor]) -> list[Tensor]:

@@ -83,12 +83,12 @@ class WholeNetwork(Epochs):
         return tuple(weight if weight.requires_grad else weight.detach().requires_grad_() for weight in theta)
 
     def _gradient(self, task: Tasks, theta: Fast, exact: bool) -> Fast:
-        logits = self._logits(task, theta, task.support[0])
+        logits = self._logits(task, theta, None)
         loss = self.learner.loss_scale(task) * F.cross_entropy(logits[0], task.labels[0], reduction="sum")
         found = torch.autograd.grad(loss, theta, create_graph=exact, allow_unused=True)  # a cosine head has no bias
         return tuple(torch.zeros_like(w) if g is None else g for w, g in zip(theta, found, strict=True))
 
-    def _logits(self, task: Tasks, theta: Fast, pixels: Tensor) -> Tensor:
+    def _logits(self, task: Tasks, theta: Fast, pixels: Tensor | None) -> Tensor:
         weight, bias, *body = theta
         weights = {name: tensor[0] for name, tensor in zip(self._names, body, strict=True)}
         features = self.embedder.fixed(task, weights)(pixels)
