@@ -82,7 +82,7 @@ def _recorded(suite: dict[str, Any], name: str, results: Path) -> dict[int, reco
 def _line(label: str, runs: list[record.Run], cells: list[str], width: int) -> str:
     if not runs:
         return f"| {label} | | not yet measured |" + " |" * (width - 1)
-    return f"| {label} | {runs[0].classifier.replace('_', ' ')} | {' | '.join(cells)} |"
+    return f"| {label} | {record.CLASSIFIERS[runs[0].classifier]} | {' | '.join(cells)} |"
 
 
 def _difference(ours: dict[int, record.Run], theirs: dict[int, record.Run]) -> str:

@@ -1,4 +1,6 @@
-"""Two ways to name a class: by the network's head, or by the nearest mean of exemplars."""
+"""Ways to name a class: by the network's head, or by the nearest of other rows, such as means of exemplars."""
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -32,23 +34,24 @@ def class_means(net: IncrementalNet, exemplars: Images, mirrors: bool, classes: 
 
 
 @torch.no_grad()
-def count_correct(net: IncrementalNet, images: Images, means: Tensor | None, batch_size: int = 500) -> dict[str, int]:
-    """How many images each classifier names rightly among all seen classes; features are computed once for both.
+def count_correct(
+    net: IncrementalNet, images: Images, rows: Mapping[str, Tensor], batch_size: int = 500
+) -> dict[str, int]:
+    """How many images each classifier names rightly among all seen classes; features are computed once for all.
 
     Args:
         net: is evaluated with its running statistics.
         images: labelled in order of arrival.
-        means: from :func:`class_means`, for ``"nearest_mean"``; None leaves that out.
+        rows: for each classifier besides ``"head"`` the directions of all classes, (classes, d), of length 1, such as
+            those of :func:`class_means` for ``"nearest_mean"``.
         batch_size: images at a time.
     """
     net = folded(net)
-    correct = {"head": torch.zeros((), device=images.labels.device)}
-    if means is not None:
-        correct["nearest_mean"] = torch.zeros((), device=images.labels.device)
+    correct = {name: torch.zeros((), device=images.labels.device) for name in ("head", *rows)}
     for batch in images.batches(batch_size):
         outputs = net(batch.pixels)
         correct["head"] += (outputs.logits.argmax(1) == batch.labels).sum()
-        if means is not None:
-            # means have length 1, so the largest cosine is the smallest distance to the normalised feature
-            correct["nearest_mean"] += ((outputs.features @ means.T).argmax(1) == batch.labels).sum()
+        for name, directions in rows.items():
+            # they have length 1, so the largest cosine is the smallest distance to the normalised feature
+            correct[name] += ((outputs.features @ directions.T).argmax(1) == batch.labels).sum()
     return {name: int(count) for name, count in correct.items()}

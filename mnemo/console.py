@@ -17,7 +17,7 @@ from .fewshot.progress import Progress as StageProgress
 from .fewshot.record import FewShotRun
 from .learner import EpochDone, Event
 from .messages import Finished, Message, PhaseResult, Started, Starting
-from .record import Run
+from .record import CLASSIFIERS, Run
 from .report.summary import Estimate, gather
 from .side_by_side import workers
 from .tasks import Plan
@@ -369,7 +369,7 @@ def summary(run: Run, page: Path) -> None:
             values.average_forgetting,
         )
         style = "bold" if name == run.classifier else "dim"
-        table.add_row(name.replace("_", " "), *(f"{figure or 0:.2f}" for figure in figures), style=style)
+        table.add_row(CLASSIFIERS[name], *(f"{figure or 0:.2f}" for figure in figures), style=style)
     console.print(table)
     console.print(f"report: {page}", soft_wrap=True)
 

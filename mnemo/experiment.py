@@ -21,7 +21,7 @@ from .memory import ExemplarMemory, ranks
 from .names import refuse_unknown
 from .phases import ClassStream, class_order, few_shot, split_by_class, withhold_labels
 from .protocols import Protocol
-from .record import Accuracies, Classifier, ExemplarHistory, ExemplarSample, ExemplarState, Run
+from .record import CLASSIFIERS, Accuracies, ExemplarHistory, ExemplarSample, ExemplarState, Run
 from .stages import Train
 
 NO_SETTINGS = {"name", "description", "strategy"}
@@ -343,8 +343,7 @@ def _note(experiment: Experiment, event: Event) -> None:
         return
     phases = len(experiment.stream)
     earlier, run.by_classifier = run.by_classifier, {}  # a classifier that exists no longer has no average
-    names: tuple[Classifier, ...] = ("head", "nearest_mean")
-    for name in names:
+    for name in CLASSIFIERS:
         if name in event.correct:
             row = [100 * c / n for c, n in zip(event.correct[name], event.counts, strict=True)]
             over_all = 100 * sum(event.correct[name]) / sum(event.counts)

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,6 +15,7 @@ from .augment import Augmentation
 from .classifiers import class_means, count_correct
 from .codecs import Codec, Raw
 from .components.scaling_shifting import scale
+from .compression import unit_features
 from .files import InputError
 from .memory import Budget, ExemplarMemory
 from .nets import IncrementalNet, Outputs, build
@@ -23,6 +24,8 @@ from .seeds import derive, generator
 from .stages import Loop, Situation, Stage, Train, grow
 
 Transfer = Literal["none", "scaling"]
+Refine = Callable[[IncrementalNet, Tensor], Tensor]
+"""A network and unit features (n, d) of all images that are asked about, to rows (classes, d) of length 1."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Strategy:
         transfer: ``scaling`` freezes the kernels after phase 0 and scales them; see
             :mod:`mnemo.components.scaling_shifting`.
         nearest_mean: whether the nearest mean of exemplars is evaluated too, where there are exemplars of all classes.
+        refine: makes the rows of the classifier ``refined``, by which is predicted then; results are transductive.
         companion: makes the network's companion, of the number of features; see :class:`mnemo.nets.IncrementalNet`.
 
     Raises:
@@ -55,13 +59,14 @@ class Strategy:
     soft_labels: float = 0.0
     backbone: str = "resnet32"
     head: str = "linear"
-    classifier: Literal["head", "nearest_mean"] = "head"
+    classifier: Literal["head", "nearest_mean", "refined"] = "head"
     hold_out: float = 0.0
     waypoints: int = 0
     imprint: bool = False
     from_scratch: bool = False
     transfer: Transfer = "none"
     nearest_mean: bool = True
+    refine: Refine | None = None
     companion: Callable[[int], nn.Module] | None = None
 
     def __post_init__(self) -> None:
@@ -193,13 +198,13 @@ class Learner:
         """Evaluate on all groups of classes up to the present phase, and step to the next one."""
         phase = self.position.phase
         with _Clock(self.seconds, "evaluate"):
-            means = self._class_means()
+            rows = self._rows(stream.test(group).pixels for group in range(phase + 1))
             correct: dict[str, list[int]] = {}
             counts = []
             for group in range(phase + 1):
                 images = stream.test(group).to(self.device)
                 counts.append(len(images))
-                for name, count in count_correct(self.net, images, means).items():
+                for name, count in count_correct(self.net, images, rows).items():
                     correct.setdefault(name, []).append(count)
         self.position = Position(phase + 1)
         return PhaseDone(phase, correct, counts)
@@ -209,12 +214,13 @@ class Learner:
         """Labels in order of arrival, int64 (n,), of pixels uint8 (n, c, h, w), by the strategy's classifier."""
         self.net.eval()
         outputs: Outputs = self.net(pixels.to(self.device))
-        if self.strategy.classifier == "head":
+        name = self.strategy.classifier
+        if name == "head":
             return outputs.logits.argmax(1).cpu()
-        means = self._class_means()
-        if means is None:
+        rows = self._rows([pixels])
+        if name not in rows:
             raise ValueError("the nearest mean needs exemplars of every class")
-        return (outputs.features @ means.T).argmax(1).cpu()
+        return (outputs.features @ rows[name].T).argmax(1).cpu()
 
     def state(self) -> dict[str, Tensor]:
         """All tensors, for a checkpoint; what belongs with them is :attr:`position`."""
@@ -289,6 +295,16 @@ class Learner:
             scale(self.net)
         imprint = phase.train if self.strategy.imprint and phase.index else None
         grow(self.net, sizes, derive(self.seed, phase.index, "head"), imprint)
+
+    def _rows(self, asked: Iterable[Tensor]) -> dict[str, Tensor]:
+        """The directions of all classes for each classifier but the head; ``asked``: pixels of all that is asked."""
+        rows, means = {}, self._class_means()
+        if means is not None:
+            rows["nearest_mean"] = means
+        if self.strategy.refine is not None:
+            features = torch.cat([unit_features(self.net, pixels.to(self.device)) for pixels in asked])
+            rows["refined"] = self.strategy.refine(self.net, features)
+        return rows
 
     def _class_means(self) -> Tensor | None:
         exemplars, classes = self.memory.images, self.net.head.classes

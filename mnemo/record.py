@@ -11,7 +11,13 @@ from . import metrics
 from .files import InputError, first_complaint, write_text
 
 SCHEMA = 1
-Classifier = Literal["head", "nearest_mean"]
+Classifier = Literal["head", "nearest_mean", "refined"]
+CLASSIFIERS: dict[Classifier, str] = {
+    "head": "head",
+    "nearest_mean": "nearest mean",
+    "refined": "refined rows (transductive)",
+}
+"""How people are told of them."""
 Percent = float
 
 

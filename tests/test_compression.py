@@ -104,7 +104,7 @@ def test_both_classifiers_count_as_by_hand():
     means = class_means(net, images, mirrors=False, classes=3)
     outputs = net(images.pixels)
     distances = torch.cdist(F.normalize(outputs.features), means)
-    found = count_correct(net, images, means, batch_size=4)
+    found = count_correct(net, images, {"nearest_mean": means}, batch_size=4)
     assert found["head"] == int((outputs.logits.argmax(1) == images.labels).sum())
     assert found["nearest_mean"] == int((distances.argmin(1) == images.labels).sum())
-    assert set(count_correct(net, images, None)) == {"head"}
+    assert set(count_correct(net, images, {})) == {"head"}

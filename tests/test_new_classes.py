@@ -7,13 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from mnemo import experiment, protocols, record
+from mnemo.components import in_streams, refined_rows
 from mnemo.components.new_classes import Components, NewClasses
+from mnemo.components.refined_rows import RefinedRows
 from mnemo.fewshot.tasks import Tasks
 from mnemo.files import InputError
 from mnemo.learner import PhaseDone
 
-NAMES = ("mtl", "lst", "e3bm")
-SUBSETS = [list(some) for count in (1, 2, 3) for some in itertools.combinations(NAMES, count)]
+NAMES = ("mtl", "lst", "e3bm", "sib")
+SUBSETS = [list(some) for count in (1, 2, 3, 4) for some in itertools.combinations(NAMES, count)]
 SETTINGS = {
     "base_classes": 6,
     "increment": 2,
@@ -136,16 +138,44 @@ def result(out):
 
 @pytest.mark.parametrize("components", SUBSETS)
 def test_every_subset_runs_and_where_it_is_broken_off_ends_as_if_it_were_not(components, tmp_path):
-    events = list(experiment.execute(prepare(components=components), tmp_path / "whole"))
-    stages = [event.stage for event in events if not isinstance(event, PhaseDone)]
-    assert stages.count("meta-learn") == 2  # 26 episodes in rounds of 25
-    assert stages.count("learn new classes") == 2
-    if len(components) == 2:
-        return
-    middle = 3 if components != ["mtl"] else 6  # in meta-learning; for one of them among later phases
-    carry_out(prepare(components=components), tmp_path / "broken", until=middle)
-    carry_out(prepare(components=components), tmp_path / "broken", resume=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_streams, "ROUND", 2)
+        short = {"components": components, "meta_iterations": 3}
+        events = list(experiment.execute(prepare(**short), tmp_path / "whole"))
+        stages = [event.stage for event in events if not isinstance(event, PhaseDone)]
+        assert stages.count("meta-learn") == 2  # 3 episodes in rounds of 2
+        assert stages.count("learn new classes") == (2 if components != ["sib"] else 0)
+        middle = 3 if components != ["mtl"] else 6  # in meta-learning; for one of them among later phases
+        carry_out(prepare(**short), tmp_path / "broken", until=middle)
+        carry_out(prepare(**short), tmp_path / "broken", resume=True)
     assert result(tmp_path / "broken") == result(tmp_path / "whole")
+
+
+def test_sib_has_a_classifier_of_its_own_and_leaves_the_head_alone(tmp_path):
+    for name, components in (("with", ["mtl", "sib"]), ("without", ["mtl"])):
+        carry_out(prepare(components=components, meta_iterations=2), tmp_path / name)
+    run, other = (record.load(tmp_path / name) for name in ("with", "without"))
+    assert run.classifier == "refined"
+    assert run.by_classifier["head"] == other.by_classifier["head"]
+    assert run.phase_accuracy == run.by_classifier["refined"].phase_accuracy
+    assert set(other.by_classifier) == {"head"}
+
+
+def test_refined_rows_are_those_of_autograd():
+    torch.manual_seed(2)
+    some, refined = tasks(count=8), RefinedRows(steps=2, rate=0.3).double()
+    rows, queries = some.known[0].double(), some.query[0].double()
+    theirs = rows
+    for _ in range(2):
+        leaf = theirs.detach().requires_grad_()
+        scores = 8 * queries @ F.normalize(leaf).T
+        (slope,) = torch.autograd.grad(scores, leaf, refined.synthesiser(scores.unsqueeze(0))[0].detach())
+        theirs = F.normalize(theirs - 0.3 * 3 / 4 * slope)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refined_rows, "QUERIES_AT_ONCE", 3)
+        torch.testing.assert_close(refined(rows, queries, 8.0), theirs)
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(refined(rows[order], queries, 8.0), theirs[order])  # classes have no order
 
 
 def test_meta_learning_moves_what_it_should_and_nothing_else(tmp_path):

@@ -162,7 +162,7 @@ def evaluation(options: Options, classes: int) -> Callable[[], object]:
     some = images.of_classes(images.load(options).test, range(10), options.pick(500, 20)).to(options.device)
     net = ours.network(options, "linear", (classes,))
     means = F.normalize(torch.randn(classes, net.backbone.features, device=options.device))
-    return lambda: count_correct(net, some, means)
+    return lambda: count_correct(net, some, {"nearest_mean": means})
 
 
 def herding(options: Options, each: int) -> Callable[[], object]:

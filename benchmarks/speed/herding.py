@@ -86,7 +86,7 @@ def _evaluation(options: Options, train: Images, test: Images) -> list[Variant]:
     few = test.select(torch.arange(len(test))[: options.batch_size].to(test.labels.device))
 
     def mnemo(some: Images = test) -> None:
-        count_correct(net, some, class_means(net, exemplars, True, classes))
+        count_correct(net, some, {"nearest_mean": class_means(net, exemplars, True, classes)})
 
     def reference(some: Images = test) -> None:
         means = [_reference_mean(other, exemplars.of_classes([label]), options) for label in range(classes)]

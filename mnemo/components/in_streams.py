@@ -44,8 +44,11 @@ def join(strategy: Strategy, settings: Components) -> Strategy:
             f"components={list(settings.components)}: this strategy learns new classes in a way of its own"
         )
     first, *others = strategy.stages
-    stages = [first, MetaLearn(settings), *others, LearnNewClasses(settings)]
-    return dataclasses.replace(strategy, stages=stages, companion=settings.companion)
+    learn = [LearnNewClasses(settings)] if settings.make_rows else []
+    joined = dataclasses.replace(
+        strategy, stages=[first, MetaLearn(settings), *others, *learn], companion=settings.companion
+    )
+    return dataclasses.replace(joined, refine=refine, classifier="refined") if "sib" in settings.components else joined
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,15 @@ class _Learning(Once):
         _set_rows(net, -1, learner.rows(tasks, factor).detach()[0])
         right = learner(tasks, factor).argmax(2) == labels + tasks.old
         return {"accuracy": 100 * float(right.double().mean())}
+
+
+@torch.no_grad()
+def refine(net: IncrementalNet, features: Tensor) -> Tensor:
+    """The rows of all classes, refined by unit features (n, d) of the images that are asked about: (classes, d)."""
+    refined = companion(net).refined
+    assert refined is not None
+    rows: Tensor = refined(F.normalize(torch.cat(list(net.head.weights))), features, temperature(net))
+    return rows
 
 
 def companion(net: IncrementalNet) -> NewClasses:

@@ -1,11 +1,13 @@
-"""MTL, LST and E3BM in a stream: meta-learned in the base phase, applied to the new classes of every later phase.
+"""MTL, LST, E3BM and SIB in a stream: meta-learned in the base phase, applied to the new classes of every later phase.
 
 The network has a cosine head. In a phase with a few images of each new class the rows of old classes stay, the new ones
 start as class means, and components say how they go on from there:
 
 - ``mtl`` (Sun et al., CVPR 2019): scales and shifts of the frozen backbone, and a gain and an offset of class means;
 - ``e3bm`` (Liu et al., ECCV 2020): rates and weights of an ensemble of the steps' rows;
-- ``lst`` (Li et al., NeurIPS 2019): unlabelled images join under pseudo-labels, unless they seem to be of an old class.
+- ``lst`` (Li et al., NeurIPS 2019): unlabelled images join under pseudo-labels, unless they seem to be of an old class;
+- ``sib`` (Hu et al., ICLR 2020): the test images themselves refine all rows, old ones too, for a classifier of its own;
+  the others do not feel it.
 
 In the base phase all of them are meta-learned together on pseudo-incremental episodes (as in CEC, Zhang et al., CVPR
 2021, section 3.3): a few of its classes are taken for new ones, the means of the others are what is known already. How
@@ -27,9 +29,10 @@ from ..fewshot.tasks import Tasks
 from .ensemble import Ensemble
 from .epochs import HeadEpochs
 from .hyperprior import Hyperprior
+from .refined_rows import RefinedRows
 from .self_training import SelfTraining
 
-Name = Literal["mtl", "lst", "e3bm"]
+Name = Literal["mtl", "lst", "e3bm", "sib"]
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -37,7 +40,7 @@ class Components:
     """Which components there are, and how they are meta-learned; settings of every strategy with a cosine head.
 
     Attributes:
-        components: of ``mtl``, ``lst`` and ``e3bm``.
+        components: of ``mtl``, ``lst``, ``e3bm`` and ``sib``; results with ``sib`` are transductive.
         meta_iterations: episodes in the base phase.
         meta_lr: of Adam, for scales and shifts; everything else learns ten times as fast.
         meta_ways, meta_shots: of an episode: classes that are taken for new, and images of each.
@@ -46,6 +49,8 @@ class Components:
             in the first half of them.
         row_lr: their rate; where ``e3bm`` is, at first.
         keep: pseudo-labelled images of each new class that ``lst`` learns from, at most.
+        refine_steps, refine_rate: steps of ``sib`` on all rows, and their rate; see
+            :class:`mnemo.components.refined_rows.RefinedRows`.
     """
 
     components: tuple[Name, ...] = ()
@@ -57,6 +62,8 @@ class Components:
     row_steps: PositiveInt = 10
     row_lr: PositiveFloat = 0.01
     keep: PositiveInt = 10
+    refine_steps: PositiveInt = 3
+    refine_rate: PositiveFloat = 0.01
 
     @pydantic.field_validator("components", mode="before")
     @classmethod
@@ -65,6 +72,11 @@ class Components:
         if not isinstance(value, str):
             return value
         return tuple(name.strip() for name in value.strip("[] ").split(",") if name.strip())
+
+    @property
+    def make_rows(self) -> bool:
+        """Whether any of them makes the rows of new classes; ``sib`` does not."""
+        return bool(set(self.components) - {"sib"})
 
     def companion(self, features: int) -> "NewClasses":
         """What is meta-learned besides scales and shifts."""
@@ -83,7 +95,7 @@ class NewClasses(nn.Module):
         super().__init__()
         self._settings = settings
         start: Literal["adapted", "prototypes"] = "adapted" if "mtl" in settings.components else "prototypes"
-        steps, rate = settings.row_steps, settings.row_lr
+        steps, rate = settings.row_steps if settings.make_rows else 0, settings.row_lr
         common = {"steps": steps, "test_steps": steps, "rate": rate, "kind": "cosine", "start": start}
         learner: GradientDescent = GradientDescent(features, settings.meta_ways, **common)  # type: ignore[arg-type]
         if "lst" in settings.components:
@@ -95,6 +107,8 @@ class NewClasses(nn.Module):
         if "e3bm" in settings.components:
             prior = Hyperprior(alpha="learned", combine="learned", normalise_v="softmax", first_weights="equal")
             self.course = Ensemble(HeadEpochs(learner, first_order=False), prior, steps=steps, rate=rate)
+        sib = "sib" in settings.components
+        self.refined = RefinedRows(settings.refine_steps, settings.refine_rate) if sib else None
 
     @property
     def learner(self) -> GradientDescent:
@@ -111,10 +125,13 @@ class NewClasses(nn.Module):
             tasks: a batch of one, of features at unit length.
             temperature: of the cosine head.
         """
+        return _logits(tasks, self._all_rows(tasks, temperature), temperature)
+
+    def _all_rows(self, tasks: Tasks, temperature: float) -> Tensor:
+        """Rows (1, old + ways, d) of length 1."""
         rows = self.rows(tasks, temperature)
         known = tasks.known if tasks.known is not None else rows[:, :0]
-        directions = F.normalize(torch.cat([known, rows], 1), dim=2)
-        return temperature * F.normalize(tasks.query, dim=2) @ directions.transpose(1, 2)
+        return F.normalize(torch.cat([known, rows], 1), dim=2)
 
     def rows(self, tasks: Tasks, temperature: float) -> Tensor:
         """Rows (1, ways, d) for the new classes, at unit length."""
@@ -132,11 +149,14 @@ class NewClasses(nn.Module):
         """The mean of the cross-entropies of old and of new classes' queries, of one task; answers are (1, q).
 
         Old and new count alike, however many there are of each. Soft weights of ``lst`` learn by what LST's own loss
-        gives them.
+        gives them, and ``sib`` by the same loss once more, after its steps.
         """
-        each = F.cross_entropy(self(tasks, temperature)[0], answers[0], reduction="none")
-        new = answers[0] >= tasks.old
-        loss = (each[new].mean() + each[~new].mean()) / 2 if bool((~new).any()) else each.mean()
+        rows = self._all_rows(tasks, temperature)
+        loss = _balanced(_logits(tasks, rows, temperature), answers, tasks.old)
+        if self.refined is not None:
+            fixed = tasks._replace(query=tasks.query.detach())
+            refined = self.refined(rows[0].detach(), fixed.query[0], temperature)
+            loss = loss + _balanced(_logits(fixed, refined.unsqueeze(0), temperature), answers, tasks.old)
         if isinstance(self.course, SelfTraining) and self.course.learns_from(tasks):
             loss = loss + self.course.loss_of_weights(tasks, answers)
         return loss
@@ -157,3 +177,15 @@ class NewClasses(nn.Module):
         own = [p for p in self.parameters() if p.requires_grad]
         parts = ((scales, rate), (own, 10 * rate))
         return [{"params": parameters, "lr": lr} for parameters, lr in parts if parameters]
+
+
+def _logits(tasks: Tasks, rows: Tensor, temperature: float) -> Tensor:
+    """Logits (1, q, old + ways) of the queries by rows (1, old + ways, d) of length 1."""
+    return temperature * F.normalize(tasks.query, dim=2) @ rows.transpose(1, 2)
+
+
+def _balanced(logits: Tensor, answers: Tensor, old: int) -> Tensor:
+    """The mean of the cross-entropies of queries of the first ``old`` classes and of the others."""
+    each = F.cross_entropy(logits[0], answers[0], reduction="none")
+    new = answers[0] >= old
+    return (each[new].mean() + each[~new].mean()) / 2 if bool((~new).any()) else each.mean()

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from ..record import Accuracies, Run
+from ..record import CLASSIFIERS, Accuracies, Run
 from .summary import Comparison, Estimate, Group, Settings, estimate
 from .svg import number
 
 NOTHING = Markup('<span class="nothing">\N{EN DASH}</span>')
-CLASSIFIERS = {"head": "head", "nearest_mean": "nearest mean"}
 GUARD = "accept"  # the stage that tries optimised exemplars against what they were
 TOTAL = "total"  # a stage of this name holds all others
 Seconds = Mapping[str, float]
