@@ -98,6 +98,9 @@ def _index_entry(codec: Codec, bytes_each: int) -> int:
     return 2 if bytes_each < 50_000 else 4
 
 
+NONE = torch.zeros(0, dtype=torch.int64)
+
+
 class ExemplarMemory:
     """Exemplars by class, best first.
 
@@ -114,6 +117,8 @@ class ExemplarMemory:
             Evidence for the record: nothing is trained on it, and it does not count as memory. So are the next two.
         drafts: what was given to be stored: optimised pixels before the codec; None as above.
         squared_error: mean square of what rounding and codec changed, in grey levels, (n,); None as above.
+        whole: int64 (k,) on the CPU, classes of which every image was kept when they came. Their exemplars stand for
+            no others, so that there is nothing to optimise them for.
     """
 
     def __init__(self, budget: Budget, codec: Codec = Raw(), soft_labels: float = 0.0) -> None:
@@ -123,6 +128,7 @@ class ExemplarMemory:
         self.originals: Tensor | None = None
         self.drafts: Tensor | None = None
         self.squared_error: Tensor | None = None
+        self.whole = NONE
 
     def __len__(self) -> int:
         return 0 if self._stored is None else len(self._stored.images)
@@ -162,13 +168,15 @@ class ExemplarMemory:
         if self.images is not None:
             self._keep(fitting(self.images.labels.cpu(), self.sizes, quota))
 
-    def admit(self, originals: Images, kept: Stored | None = None) -> None:
+    def admit(self, originals: Images, kept: Stored | None = None, whole: Tensor = NONE) -> None:
         """Add exemplars of new classes: sorted by label, best first. Raises ValueError if a class is known already.
 
         Args:
             originals: the images as they are.
             kept: the same in the form of the memory's codec; None: they are encoded here.
+            whole: int64 (k,), those of the classes that have no other images.
         """
+        self.whole = torch.cat([self.whole, whole.cpu()])
         exemplars = stored(self.codec, originals) if kept is None else kept
         originals = Images(originals.pixels, originals.labels)
         if self.images is not None and torch.isin(exemplars.images.labels, self.images.labels).any():
@@ -241,7 +249,7 @@ class ExemplarMemory:
             tensors |= self._file_tensors(self._stored.files, self.images)
         if self.originals is not None and self.drafts is not None and self.squared_error is not None:
             tensors |= {"originals": self.originals, "drafts": self.drafts, "squared_error": self.squared_error}
-        return tensors
+        return tensors | ({"whole": self.whole} if len(self.whole) else {})
 
     def _file_tensors(self, files: Sequence[Any], images: Images) -> dict[str, Tensor]:
         entry = _index_entry(self.codec, images.bytes_each)
@@ -262,6 +270,7 @@ class ExemplarMemory:
         self.originals = _last(tensors["originals"]) if "originals" in tensors else None
         self.drafts = _last(tensors["drafts"]) if "drafts" in tensors else None
         self.squared_error = tensors["squared_error"].cpu() if "squared_error" in tensors else None
+        self.whole = tensors["whole"].cpu() if "whole" in tensors else NONE
 
     def _from_files(self, tensors: dict[str, Tensor]) -> Stored:
         labels = tensors["labels"]

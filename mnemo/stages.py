@@ -421,8 +421,14 @@ class Compression(Once):
         else:
             where, kept = self._chosen(memory.codec, images, generator)
         if len(where):
-            memory.admit(images.select(where), kept)
+            memory.admit(images.select(where), kept, self._whole(images.labels[where]))
         return {"exemplars": len(memory)}
+
+    def _whole(self, chosen: Tensor) -> Tensor:
+        """Classes whose images have all been chosen, and none held out."""
+        held = self._situation.held_out
+        there = torch.cat([self._situation.phase.train.labels, *([] if held is None else [held.labels])]).bincount()
+        return ((chosen.bincount(minlength=len(there)) == there) & (there > 0)).nonzero().squeeze(1)
 
     def _quota(self) -> int:
         return self._situation.memory.quota(self._situation.phase.labels.stop, self._situation.phase.train.shape)

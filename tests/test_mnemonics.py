@@ -8,6 +8,7 @@ from torch import nn
 
 from mnemo.augment import CropAndFlip
 from mnemo.codecs import Codec, Half, Jpeg, Raw, to_uint8
+from mnemo.compression import random_choice
 from mnemo.exemplars.distribution_matching import DistributionMatching
 from mnemo.exemplars.gradient_matching import GradientMatching, matching
 from mnemo.exemplars.mnemonics import Bilevel, BilevelStep, Mnemonics, hypergradient
@@ -123,6 +124,32 @@ def test_only_the_phase_is_optimised_and_only_the_past_adjusted():
         go_through(stage, at)
         moved = (at.memory.images.pixels != at.memory.originals).flatten(1).any(1)
         assert torch.equal(moved, is_moved(at.memory.images.labels))
+
+
+def test_classes_that_are_kept_whole_stay_as_they_are():
+    far = dataclasses.replace(PIXELS, pixel_step=3.0)
+    for stage, whole, still in ((Optimise(OBJECTIVE, far), [3], {2}), (Adjust(OBJECTIVE, far), [1], {0})):
+        at = situation(old_classes=2, new_classes=2)
+        at.memory.whole = torch.tensor(whole)
+        go_through(stage, at)
+        moved = (at.memory.images.pixels != at.memory.originals).flatten(1).any(1)
+        assert set(at.memory.images.labels[moved].tolist()) == still
+        at.memory.whole = torch.arange(4)
+        assert stage.begin(at) is None
+
+
+def test_a_class_is_whole_where_all_its_images_are_chosen():
+    at = situation(new_classes=3)
+    few = at.phase.train.select(torch.tensor([0, 1, 2, 3, 10, 11, 12, 20, 21, 22, 23, 24]))  # 4, 3 and 5 of each
+    at = dataclasses.replace(at, memory=ExemplarMemory(per_class(4)), phase=dataclasses.replace(at.phase, train=few))
+    go_through(Compress(random_choice), at)
+    assert at.memory.whole.tolist() == [0, 1]
+    again = ExemplarMemory(per_class(4))
+    again.load(at.memory.state())
+    assert again.whole.tolist() == [0, 1]
+    at = dataclasses.replace(at, memory=ExemplarMemory(per_class(4)), held_out=few.of_classes([1]))
+    go_through(Compress(random_choice), at)
+    assert at.memory.whole.tolist() == [0]
 
 
 def test_adjustment_validates_on_the_other_half(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..images import Images
-from ..memory import ranks, stored
+from ..memory import ExemplarMemory, ranks, stored
 from ..stages import Once, Situation
 from .pixels import Objective, PixelLoop, Pixels, PixelSteps, class_balanced
 from .rehearsal import Rehearsal
@@ -18,7 +18,7 @@ class Optimise:
     """Optimise the present phase's exemplars on its images; the memory must hold them already.
 
     An epoch takes every exemplar once, and as many random images as that needs: of those held out of training where
-    there are any.
+    there are any. A class of which all images are kept, as few-shot phases have them, is left as it is.
 
     Attributes:
         objective: what they are optimised for.
@@ -36,7 +36,7 @@ class Optimise:
         if exemplars is None or not settings.exemplar_epochs:
             return None
         where = _last_in_rank(exemplars.labels, settings.optimised_share)
-        where = where[exemplars.labels[where] >= phase.first_label]
+        where = where[(exemplars.labels >= phase.first_label)[where] & _stand_for_others(situation.memory)[where]]
         stood_for = phase.train if situation.held_out is None else situation.held_out
 
         def pairs(pixels: Pixels, generator: torch.Generator) -> Iterator[tuple[Tensor, Images]]:
@@ -59,7 +59,7 @@ class Adjust:
     """Adjust the exemplars of older classes: half A learns so as to do well on half B, and B so as to do well on A.
 
     Mnemonics, equation 10. The halves are the even and the odd ranks of each class; a class with one exemplar left is
-    in A only. An epoch moves A and then B once.
+    in A only. An epoch moves A and then B once. Classes of which all images were kept are in neither.
 
     Attributes:
         objective, settings, name: see :class:`Optimise`.
@@ -74,7 +74,8 @@ class Adjust:
         exemplars, settings = situation.memory.images, self.settings
         if exemplars is None or not settings.adjust_epochs:
             return None
-        where = (exemplars.labels < situation.phase.first_label).nonzero().squeeze(1)
+        older = exemplars.labels < situation.phase.first_label
+        where = (older & _stand_for_others(situation.memory)).nonzero().squeeze(1)
         half = ranks(exemplars.labels)[where] % 2
         a, b = ((half == which).nonzero().squeeze(1) for which in (0, 1))
 
@@ -91,6 +92,12 @@ class Adjust:
     def work(self, phase: int, images: int, new: int, old: int) -> float:
         """See :class:`mnemo.stages.Stage`."""
         return _work(self.objective, self.settings, self.settings.adjust_epochs, old)
+
+
+def _stand_for_others(memory: ExemplarMemory) -> Tensor:
+    """For each exemplar whether its class had other images, (n,)."""
+    assert memory.images is not None
+    return ~torch.isin(memory.images.labels, memory.whole.to(memory.images.labels.device))
 
 
 def _last_in_rank(labels: Tensor, share: float) -> Tensor:
