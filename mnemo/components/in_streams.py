@@ -9,14 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checkpoint
-from ..compression import unit_features
+from ..compression import shuffled_by_class, unit_features
 from ..fewshot.episodes import Episodes, Sampler, Shape
 from ..fewshot.tasks import Tasks
 from ..files import InputError
 from ..images import Images
 from ..learner import Strategy
+from ..memory import ranks
 from ..nets import IncrementalNet
 from ..rows import MeanRows, mean_directions, temperature, unadjusted
+from ..seeds import generator as seeded
 from ..stages import Loop, Once, Situation
 from .new_classes import Components, NewClasses
 from .scaling_shifting import Scaling, Shifting, scale
@@ -87,21 +89,26 @@ class MetaLearning:
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """A round: the mean loss, and the accuracy on queries in %."""
         self._net.eval()
-        means = mean_directions(self._all(), self._images.labels)
+        everything = self._all()
+        means = mean_directions(everything, self._images.labels)
         losses, right, asked = [], 0, 0
         for episode in range(min(ROUND, self._settings.meta_iterations - index * ROUND)):
             drawn = self._sampler.draw(1, *self._seed, "meta-learn", index, episode)
             tasks, answers = self._task(drawn, means, generator)
-            loss, logits = self._step(tasks, answers)
+            own = seeded(*self._seed, "refine", index, episode)  # so that the others do not feel sib's draws
+            alike = self._alike(drawn, tasks, everything, own) if companion(self._net).refined else None
+            loss, logits = self._step(tasks, answers, alike)
             losses.append(loss)
             right += int((logits.argmax(2) == answers).sum())
             asked += answers.numel()
         return {"loss": float(torch.stack(losses).mean()), "accuracy": 100 * right / asked}
 
-    def _step(self, tasks: Tasks, answers: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, tasks: Tasks, answers: Tensor, alike: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
         learner, factor = companion(self._net), temperature(self._net)
         learner.train()
         loss = learner.loss(tasks, answers, factor)
+        if alike is not None:
+            loss = loss + learner.refined_loss(tasks, *alike, factor)
         if self._optimizer is not None:
             self._optimizer.zero_grad()
             loss.backward()
@@ -115,8 +122,7 @@ class MetaLearning:
 
     def _task(self, drawn: Episodes, means: Tensor, generator: torch.Generator) -> tuple[Tasks, Tensor]:
         """An episode with known classes, and its answers (1, q)."""
-        own = drawn.classes[0, : drawn.shape.ways]
-        known = torch.tensor([c for c in range(len(means)) if c not in own.tolist()])
+        known = _known(drawn, len(means))
         others = _one_of_each(self._images.labels.cpu(), known, generator)
         query = torch.cat([drawn.query[0], others])
         support, unlabelled = self._embed(drawn.support[0]), drawn.unlabelled[0]
@@ -125,6 +131,18 @@ class MetaLearning:
         labels = drawn.labels.to(means.device)
         tasks = Tasks(support, labels, self._embed(query), some, drawn.shape.ways, means[known].unsqueeze(0))
         return tasks, answers.unsqueeze(0)
+
+    def _alike(
+        self, drawn: Episodes, tasks: Tasks, features: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (n, d) of which every class, new or known, has as many, as test images do, and answers (n,)."""
+        new, labels = len(drawn.answers[0]), self._images.labels.cpu()
+        each, known = new // drawn.shape.ways, _known(drawn, int(labels.max()) + 1)
+        by_class = shuffled_by_class(labels, generator)
+        by_class = by_class[(ranks(labels[by_class]) < each) & torch.isin(labels[by_class], known)]
+        others = features[by_class.to(features.device)]
+        queries = torch.cat([tasks.query[0, :new].detach(), others])
+        return queries, torch.cat([drawn.answers[0] + len(known), torch.searchsorted(known, labels[by_class])])
 
     def _embed(self, rows: Tensor) -> Tensor:
         """Unit features (1, n, d) of images, with a gradient where the network learns."""
@@ -208,6 +226,12 @@ def _set_rows(net: IncrementalNet, group: int, directions: Tensor) -> None:
     """Give the classes of a group new rows, of the mean length of the group's present ones."""
     weight = net.head.weights[group]
     weight.copy_(F.normalize(directions) * weight.norm(dim=1).mean())
+
+
+def _known(drawn: Episodes, classes: int) -> Tensor:
+    """The classes that an episode takes for known, ascending."""
+    own = drawn.classes[0, : drawn.shape.ways].tolist()
+    return torch.tensor([c for c in range(classes) if c not in own])
 
 
 def _few_of_each(images: Images, generator: torch.Generator) -> Images:

@@ -149,17 +149,25 @@ class NewClasses(nn.Module):
         """The mean of the cross-entropies of old and of new classes' queries, of one task; answers are (1, q).
 
         Old and new count alike, however many there are of each. Soft weights of ``lst`` learn by what LST's own loss
-        gives them, and ``sib`` by the same loss once more, after its steps.
+        gives them; ``sib`` does not feel it.
         """
-        rows = self._all_rows(tasks, temperature)
-        loss = _balanced(_logits(tasks, rows, temperature), answers, tasks.old)
-        if self.refined is not None:
-            fixed = tasks._replace(query=tasks.query.detach())
-            refined = self.refined(rows[0].detach(), fixed.query[0], temperature)
-            loss = loss + _balanced(_logits(fixed, refined.unsqueeze(0), temperature), answers, tasks.old)
+        loss = _balanced(_logits(tasks, self._all_rows(tasks, temperature), temperature), answers, tasks.old)
         if isinstance(self.course, SelfTraining) and self.course.learns_from(tasks):
             loss = loss + self.course.loss_of_weights(tasks, answers)
         return loss
+
+    def refined_loss(self, tasks: Tasks, queries: Tensor, answers: Tensor, temperature: float) -> Tensor:
+        """The cross-entropy of queries (n, d) by rows that the same queries have refined; ``sib`` alone feels it.
+
+        Args:
+            tasks: a batch of one; its rows are refined.
+            queries: features at unit length, constants.
+            answers: (n,), 0..old + ways - 1.
+            temperature: of the cosine head.
+        """
+        assert self.refined is not None
+        refined = self.refined(self._all_rows(tasks, temperature)[0].detach(), queries, temperature)
+        return F.cross_entropy(temperature * queries @ refined.T, answers.to(queries.device))
 
     @staticmethod
     def _with_selected(tasks: Tasks, learner: SelfTraining) -> Tasks:
