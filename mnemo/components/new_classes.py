@@ -63,7 +63,7 @@ class Components:
     row_lr: PositiveFloat = 0.01
     keep: PositiveInt = 10
     refine_steps: PositiveInt = 3
-    refine_rate: PositiveFloat = 0.01
+    refine_rate: PositiveFloat = 0.003
 
     @pydantic.field_validator("components", mode="before")
     @classmethod
