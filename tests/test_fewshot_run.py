@@ -75,12 +75,16 @@ def result(folder):
     return run.model_copy(update={"seconds": {}, "peak_memory_bytes": 0, "command": ""})
 
 
-METHODS = ["protonet", "rfs", "maml", "mtl", "lst", "sib", "e3bm", "soft_kmeans", "tpn"]
+LCC = {"on": "maml", "steps": 2, "learn": "weights", "batch_norm": "support", "inner_lr": 0.05, "decay": "learned"}
+METHODS = {
+    **dict.fromkeys(["protonet", "rfs", "maml", "mtl", "lst", "e3bm", "soft_kmeans"], {}),
+    "sib": {"rate": 0.01},
+    "tpn": {"neighbours": 5},
+}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_runs_and_leaves_a_record(method, tmp_path):
-    extra = {"tpn": {"neighbours": 5}, "sib": {"rate": 0.01}}.get(method, {})
+@pytest.mark.parametrize(("method", "extra"), [*METHODS.items(), ("e3bm", LCC)])
+def test_every_method_runs_and_leaves_a_record(method, extra, tmp_path):
     asked = Asked(3, 1, 4, episodes=20, unlabelled=4 if method in ("lst", "soft_kmeans") else 0)
     carry_out(prepare(method, asked, keep=2, **extra), tmp_path)
     run, (values, digest) = record.load(tmp_path / "run"), record.load_accuracies(tmp_path / "run" / record.ACCURACIES)

@@ -35,6 +35,7 @@ class Ensemble(BaseLearner):
             raise InputError("an ensemble over epochs needs at least one step")
         self.base, self.prior, self.steps = base, prior, steps
         self.hyperprior = HyperpriorLearner(prior, base.features, steps=steps, rate=rate, layers=1 + max(base.layers))
+        self.takes_pixels = base.takes_pixels
         self.transductive = base.transductive or (self.hyperprior.generates and prior.condition == "query")
 
     @property
