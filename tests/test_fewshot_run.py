@@ -75,9 +75,10 @@ def result(folder):
     return run.model_copy(update={"seconds": {}, "peak_memory_bytes": 0, "command": ""})
 
 
-LCC = {"on": "maml", "steps": 2, "learn": "weights", "batch_norm": "support", "inner_lr": 0.05, "decay": "learned"}
+LCC = {"on": "maml", "steps": 1, "learn": "weights", "batch_norm": "support", "inner_lr": 0.1}
+LCC |= {"alpha": "learned", "decay": "learned", "combine": "learned"}
 METHODS = {
-    **dict.fromkeys(["protonet", "rfs", "maml", "mtl", "lst", "e3bm", "soft_kmeans"], {}),
+    **{key: {} for key in ["protonet", "rfs", "maml", "mtl", "lst", "e3bm", "soft_kmeans"]},
     "sib": {"rate": 0.01},
     "tpn": {"neighbours": 5},
 }
