@@ -202,7 +202,8 @@ def _learner(strategy: Any, protocol: Protocol, stream: ClassStream, device: tor
     if protocol.augmentation == "resized-crop":
         size = protocol.crop_size
         augmentation = ResizedCrop(size, protocol.mirrors)
-    return Learner(strategy, channels, mean, std, augmentation, device, seed, input_size=size)
+    classes = sum(len(group) for group in stream.groups)
+    return Learner(strategy, channels, mean, std, augmentation, device, seed, input_size=size, classes=classes)
 
 
 def execute(
