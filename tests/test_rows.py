@@ -236,11 +236,11 @@ def test_few_images_and_old_means_go_to_their_vertices():
     list(learner.learn(stream[0]))
     learner.evaluate(stream)
     shown = [event.shown for event in learner.learn(stream[1])]
-    assert shown[-1]["loss"] < 0.5 * shown[0]["loss"]
-    assert shown[-1]["accuracy"] == 100
+    assert shown[-1]["loss"] < 0.1 * shown[0]["loss"]
+    assert shown[-1]["accuracy"] > 90
     head, images = learner.net.head, stream[1].train
     with torch.no_grad():
-        assert torch.equal(head(head.means[:8]).scores.argmax(1), torch.arange(8))
+        assert (head(head.means[:6]).scores.argmax(1) == torch.arange(6)).sum() > 3, "old classes are still known"
         assert torch.equal(learner.net.eval()(images.pixels).logits.argmax(1), images.labels)
 
 
