@@ -3,7 +3,7 @@
 import importlib.metadata
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -289,6 +289,7 @@ def base_identity(experiment: Experiment) -> dict[str, Any]:
     learner, (first, *_) = experiment.learner, experiment.learner.strategy.stages
     schedule = settings.plain(asdict(first.base_schedule)) if isinstance(first, Train) and first.base_schedule else {}
     protocol = experiment.run.config["protocol"]
+    objective = first.objective if isinstance(first, Train) else None
     return {
         "protocol": {key: value for key, value in protocol.items() if key not in NOT_IN_THE_BASE},
         "seed": experiment.run.seed,
@@ -296,6 +297,7 @@ def base_identity(experiment: Experiment) -> dict[str, Any]:
         "head": learner.strategy.head,
         "schedule": schedule,
         "hold_out": learner.strategy.hold_out,
+        **({"objective": asdict(objective)} if is_dataclass(objective) else {}),
     }
 
 

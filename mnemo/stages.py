@@ -25,7 +25,10 @@ from .phases import Phase, held_out
 from .seeds import generator
 
 Objective = Callable[[Outputs, Tensor, Outputs | None], Tensor]
-"""(outputs, labels, outputs of the previous phase's network or None) to a scalar loss."""
+"""(outputs, labels, outputs of the previous phase's network or None) to a scalar loss.
+
+One that is more than cross-entropy in phase 0 is a dataclass: its fields decide the base network.
+"""
 
 
 @dataclass

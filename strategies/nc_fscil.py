@@ -4,6 +4,7 @@ Yang, Yuan, Li, Lin, Torr and Tao, ICLR 2023.
 """
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import PositiveFloat, PositiveInt
@@ -14,7 +15,7 @@ from mnemo.learner import Strategy
 from mnemo.losses import dot_regression
 from mnemo.nets import Outputs
 from mnemo.settings import Training
-from mnemo.stages import Objective, Schedule
+from mnemo.stages import Schedule
 
 from .decoupled_cosine import decoupled_cosine
 from .objectives import base_training
@@ -53,14 +54,20 @@ def nc_fscil(
             loss_weight, schedule, base_schedule=dataclasses.replace(schedule, batch_size=training.batch_size)
         )
         return dataclasses.replace(decoupled, stages=[base_training(training), align])
-    train = dataclasses.replace(base_training(training), objective=regression(loss_weight))
+    train = dataclasses.replace(base_training(training), objective=DotRegression(loss_weight))
     return dataclasses.replace(decoupled, stages=[train, Align(loss_weight, schedule)], head="simplex")
 
 
-def regression(weight: float) -> Objective:
-    """The dot-regression loss of images and the vertices of their classes."""
+@dataclass(frozen=True)
+class DotRegression:
+    """The loss of images and the vertices of their classes; an objective, see :data:`mnemo.stages.Objective`.
 
-    def objective(new: Outputs, labels: Tensor, old: Outputs | None) -> Tensor:
-        return weight * dot_regression(own(new.scores, labels))
+    Attributes:
+        weight: a factor.
+    """
 
-    return objective
+    weight: float
+
+    def __call__(self, new: Outputs, labels: Tensor, old: Outputs | None) -> Tensor:
+        """See :data:`mnemo.stages.Objective`."""
+        return self.weight * dot_regression(own(new.scores, labels))

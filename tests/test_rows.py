@@ -257,7 +257,13 @@ def test_nc_fscil_on_a_shared_base_network(tmp_path):
         carry_out(prepare("nc_fscil"), tmp_path / "other", base=tmp_path / "one")
 
 
-BROKEN_OFF = [("decoupled_cosine", {}), ("cec", {}), ("nc_fscil", {}), ("nc_fscil", {"base_loss": "cross_entropy", "align_epochs": 1})]
+def test_base_networks_of_another_loss_weight_are_others():
+    one, same, other = (prepare("nc_fscil", loss_weight=weight) for weight in (10.0, 10.0, 5.0))
+    assert experiment.base_identity(one) == experiment.base_identity(same) != experiment.base_identity(other)
+
+
+SHARED = {"base_loss": "cross_entropy", "align_epochs": 1}
+BROKEN_OFF = [("decoupled_cosine", {}), ("cec", {}), ("nc_fscil", {}), ("nc_fscil", SHARED)]
 
 
 @pytest.mark.parametrize(("strategy", "values"), BROKEN_OFF)
