@@ -63,10 +63,15 @@ def herd(features: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def unit_features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) -> Tensor:
-    """Features of length 1 in evaluation mode: pixels (n, c, h, w) to (n, d)."""
+def features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) -> Tensor:
+    """Features in evaluation mode: pixels (n, c, h, w) to (n, d)."""
     net = folded(net)
-    return torch.cat([F.normalize(net.features(batch)) for batch in pixels.split(batch_size)])
+    return torch.cat([net.features(batch) for batch in pixels.split(batch_size)])
+
+
+def unit_features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) -> Tensor:
+    """The same at length 1."""
+    return F.normalize(features(net, pixels, batch_size))
 
 
 @torch.no_grad()

@@ -3,14 +3,15 @@
 import importlib.metadata
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import checkpoint, datasets, machine, record, settings
+from . import checkpoint, datasets, machine, record, sessions, settings
 from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .components.in_streams import join
 from .components.new_classes import Components
@@ -19,16 +20,16 @@ from .images import png_base64, statistics
 from .learner import Event, Learner, PhaseDone, Position, run
 from .memory import ExemplarMemory, ranks
 from .names import refuse_unknown
-from .phases import ClassStream, class_order, few_shot, split_by_class, withhold_labels
+from .phases import ClassStream, class_order, few_shot, listed_shots, split_by_class, withhold_labels
 from .protocols import Protocol
 from .record import CLASSIFIERS, Accuracies, ExemplarHistory, ExemplarSample, ExemplarState, Run
 from .stages import Train
 
 NO_SETTINGS = {"name", "description", "strategy"}
 """What a protocol says that decides nothing by itself."""
-LATER = {key: Protocol.model_fields[key].default for key in ("order", "unlabelled", "distractors")}
+LATER = {key: Protocol.model_fields[key].default for key in ("order", "sessions", "unlabelled", "distractors")}
 """Settings of a protocol that were added after runs had been recorded, and their defaults."""
-WITHOUT_LABELS = {"unlabelled", "distractors"}
+NOT_IN_THE_BASE = {"sessions", "unlabelled", "distractors"}
 """Settings of a protocol that leave phase 0 as it is."""
 COMPONENTS = set(asdict(Components()))
 """Settings of every strategy."""
@@ -116,7 +117,7 @@ def prepare(
     settings.refuse_slow_precision(settings.flat(arguments), where)
     data = datasets.load(protocol.dataset, data_dir)
     order = _order(protocol, len(data.class_names), seed)
-    stream = _stream(protocol, data, order, seed)
+    stream = _stream(protocol, data, order, seed, data_dir)
     learner = _learner(join(make(**arguments), components), protocol, stream, where, seed)
     _refuse_missing_means(learner, stream, strategy)
     blank = Run(
@@ -149,7 +150,9 @@ def _order(protocol: Protocol, classes: int, seed: int) -> list[int]:
     return class_order(classes, seed if protocol.order_seed is None else protocol.order_seed)[: protocol.classes]
 
 
-def _stream(protocol: Protocol, data: datasets.Dataset, order: list[int], seed: int) -> ClassStream:
+def _stream(
+    protocol: Protocol, data: datasets.Dataset, order: list[int], seed: int, data_dir: Path | None
+) -> ClassStream:
     stream = split_by_class(
         data.train,
         data.test,
@@ -159,7 +162,12 @@ def _stream(protocol: Protocol, data: datasets.Dataset, order: list[int], seed: 
         validation=protocol.validation,
         seed=seed,
     )
-    if protocol.increment_images is not None:
+    if protocol.sessions is not None:
+        lists = sessions.read(Path(protocol.sessions).expanduser(), len(stream))
+        files = partial(datasets.pictures_of, protocol.dataset, data_dir)
+        listed = sessions.shots(lists, data.train.labels, stream.groups, protocol.increment_images, files)
+        stream = listed_shots(stream, listed)
+    elif protocol.increment_images is not None:
         stream = few_shot(stream, protocol.increment_images)
     return withhold_labels(stream, protocol.unlabelled, protocol.distractors)
 
@@ -202,7 +210,8 @@ def _learner(strategy: Any, protocol: Protocol, stream: ClassStream, device: tor
     if protocol.augmentation == "resized-crop":
         size = protocol.crop_size
         augmentation = ResizedCrop(size, protocol.mirrors)
-    return Learner(strategy, channels, mean, std, augmentation, device, seed, input_size=size)
+    classes = sum(len(group) for group in stream.groups)
+    return Learner(strategy, channels, mean, std, augmentation, device, seed, input_size=size, classes=classes)
 
 
 def execute(
@@ -280,13 +289,15 @@ def base_identity(experiment: Experiment) -> dict[str, Any]:
     learner, (first, *_) = experiment.learner, experiment.learner.strategy.stages
     schedule = settings.plain(asdict(first.base_schedule)) if isinstance(first, Train) and first.base_schedule else {}
     protocol = experiment.run.config["protocol"]
+    objective = first.objective if isinstance(first, Train) else None
     return {
-        "protocol": {key: value for key, value in protocol.items() if key not in WITHOUT_LABELS},
+        "protocol": {key: value for key, value in protocol.items() if key not in NOT_IN_THE_BASE},
         "seed": experiment.run.seed,
         "backbone": learner.strategy.backbone,
         "head": learner.strategy.head,
         "schedule": schedule,
         "hold_out": learner.strategy.hold_out,
+        **({"objective": asdict(objective)} if is_dataclass(objective) else {}),
     }
 
 

@@ -37,7 +37,8 @@ class Strategy:
         budget: of the exemplar memory.
         codec: how it keeps them.
         soft_labels: see :class:`mnemo.memory.ExemplarMemory`.
-        backbone, head: names in :data:`mnemo.nets.BACKBONES` and :data:`mnemo.nets.HEADS`.
+        backbone: a name in :data:`mnemo.nets.BACKBONES`.
+        head: a name in :data:`mnemo.nets.HEADS` or :data:`mnemo.nets.WHOLE_STREAM_HEADS`.
         classifier: by which the strategy predicts.
         hold_out: part of each class's images that the network is not trained on; exemplars are optimised for it.
         waypoints: networks kept from a phase's own training until the phase ends, evenly spaced over its epochs.
@@ -131,6 +132,7 @@ class Learner:
         device: where everything is.
         seed: of the network's first weights and of all that is drawn.
         input_size: the network sees the middle of larger images; None: all of them.
+        classes: of the whole stream, for strategies that need to know in advance; None: it is not known.
     """
 
     strategy: Strategy
@@ -141,6 +143,7 @@ class Learner:
     device: torch.device
     seed: int
     input_size: int | None = None
+    classes: int | None = None
     position: Position = Position()
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -168,7 +171,7 @@ class Learner:
             self._grow(phase)
         seed = (self.seed, phase.index)
         situation = Situation(
-            self.net, self.previous, self.memory, phase, self.augmentation, seed, self.waypoints, held
+            self.net, self.previous, self.memory, phase, self.augmentation, seed, self.waypoints, held, self.classes
         )
         for index in range(at.stage, len(self.strategy.stages)):
             yield from self._go_through(index, situation)
@@ -248,7 +251,8 @@ class Learner:
         self._loop_state = parts.get("loop")
 
     def _restored(self, sizes: Sequence[int], tensors: dict[str, Tensor]) -> IncrementalNet:
-        net = self._new_net(0)
+        # a strategy may give the network its simplex after the base network's training alone
+        net = self._new_net(0, "simplex" if "head.frame" in tensors else self.strategy.head)
         for size in sizes:
             net.head.grow(size)
         if any(".parametrizations." in name for name in tensors):
@@ -262,16 +266,17 @@ class Learner:
     def _new_memory(self) -> ExemplarMemory:
         return ExemplarMemory(self.strategy.budget, self.strategy.codec, self.strategy.soft_labels)
 
-    def _new_net(self, phase: int) -> IncrementalNet:
+    def _new_net(self, phase: int, head: str | None = None) -> IncrementalNet:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.seed, phase, "network"))
             net = build(
                 self.strategy.backbone,
-                self.strategy.head,
+                head or self.strategy.head,
                 self.channels,
                 self.mean,
                 self.std,
                 self.input_size,
+                self.classes,
             )
         if self.strategy.companion is not None:
             net.companion = self._companion(net)

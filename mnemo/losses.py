@@ -26,6 +26,11 @@ def less_forget(features: Tensor, old_features: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(features, old_features)).mean()
 
 
+def dot_regression(cosines: Tensor) -> Tensor:
+    """Half the squared distance of cosines (n,) from 1: NC-FSCIL (Yang et al., ICLR 2023), for vectors of length 1."""
+    return (cosines - 1).square().mean() / 2
+
+
 def margin_ranking(scores: Tensor, labels: Tensor, old_classes: int, margin: float = 0.5, hardest: int = 2) -> Tensor:
     """Keep old images away from the new classes that they resemble most: LUCIR, equation 8.
 

@@ -7,9 +7,9 @@
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -78,6 +78,7 @@ class ClassStream(Sequence[Phase]):
         self._validation = validation
         self._seed = seed
         self._shots: int | None = None
+        self._listed: Mapping[int, Tensor] = {}
         self._unlabelled = self._distractors = 0
         self._train, self._test = train, test
         self._order = [c for group in self.groups for c in group]
@@ -142,6 +143,7 @@ class ClassStream(Sequence[Phase]):
         for c in classes:
             rows = self._rows[c]
             draw = torch.randperm(len(rows), generator=generator(self._seed, "validation", c))
+            draw = self._listed_first(c, rows, draw.flip(0)).flip(0)
             held.append(rows[draw[: self._validation].sort().values])
             train.append(rows[draw[self._validation :].sort().values])
         return train, held
@@ -149,7 +151,15 @@ class ClassStream(Sequence[Phase]):
     def _drawn(self, c: int) -> tuple[Tensor, Tensor]:
         """A class's rows to train on, and a random order of them; both depend on seed and class alone."""
         ((rows,), _) = self._split([c])
-        return rows, torch.randperm(len(rows), generator=generator(self._seed, "few", c))
+        draw = torch.randperm(len(rows), generator=generator(self._seed, "few", c))
+        return rows, self._listed_first(c, rows, draw)
+
+    def _listed_first(self, c: int, rows: Tensor, draw: Tensor) -> Tensor:
+        """Places in ``rows``, those of listed shots before all others."""
+        if c not in self._listed:
+            return draw
+        others = ~torch.isin(rows[draw], self._listed[c])
+        return draw[others.long().argsort(stable=True)]
 
     def _shots_of(self, c: int) -> Tensor:
         rows, draw = self._drawn(c)
@@ -185,7 +195,7 @@ class ClassStream(Sequence[Phase]):
         olds = min(len(old), max(wanted - wanted // 2, wanted - len(coming)))
         return [*old[:olds], *coming[: wanted - olds]]
 
-    def _with(self, **changes: int) -> "ClassStream":
+    def _with(self, **changes: Any) -> "ClassStream":
         """The same stream with other private attributes. Raises InputError if there are not enough images then."""
         other = copy.copy(self)
         vars(other).update({f"_{name}": value for name, value in changes.items()})
@@ -193,6 +203,9 @@ class ClassStream(Sequence[Phase]):
         return other
 
     def _refuse_too_few(self) -> None:
+        for c, listed in self._listed.items():
+            if len(listed) + self._validation > len(self._rows[c]):
+                raise InputError(f"validation={self._validation}: class {c} has too few images beside its shots")
         if not self._unlabelled:
             return
         asked = f"unlabelled={self._unlabelled}"
@@ -296,6 +309,20 @@ def few_shot(stream: ClassStream, shots: int) -> ClassStream:
     if shots < 1:
         raise InputError(f"{shots} shots: there must be at least one image of each class")
     return stream._with(shots=shots)
+
+
+def listed_shots(stream: ClassStream, listed: Mapping[int, Sequence[int]]) -> ClassStream:
+    """The same stream, whose training images after phase 0 are listed ones, and not drawn.
+
+    Args:
+        stream: of any phases.
+        listed: for each class after phase 0, under the data set's label, rows of the training images; equally many.
+
+    Raises:
+        InputError: nothing would be left to hold out for validation.
+    """
+    shots = max((len(rows) for rows in listed.values()), default=None)
+    return stream._with(shots=shots, listed={c: torch.tensor(rows) for c, rows in listed.items()})
 
 
 def withhold_labels(stream: ClassStream, unlabelled: int, distractors: int = 0) -> ClassStream:

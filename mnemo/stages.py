@@ -25,7 +25,10 @@ from .phases import Phase, held_out
 from .seeds import generator
 
 Objective = Callable[[Outputs, Tensor, Outputs | None], Tensor]
-"""(outputs, labels, outputs of the previous phase's network or None) to a scalar loss."""
+"""(outputs, labels, outputs of the previous phase's network or None) to a scalar loss.
+
+One that is more than cross-entropy in phase 0 is a dataclass: its fields decide the base network.
+"""
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Situation:
         seed: names this phase of this run; append a name to draw from :func:`mnemo.seeds.generator`.
         waypoints: networks kept from the phase's own training, frozen, earliest first.
         held_out: images of the phase's classes that are not trained on; None: there are none.
+        classes: of the whole stream; None: not known.
     """
 
     net: IncrementalNet
@@ -51,6 +55,7 @@ class Situation:
     seed: tuple[int | str, ...]
     waypoints: Sequence[IncrementalNet] = ()
     held_out: Images | None = None
+    classes: int | None = None
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator for a named place in this phase."""

@@ -220,6 +220,8 @@ def test_configuration_has_components_where_there_are_any():
         ("icarl", {"components": ["mtl"]}, "cosine head"),
         ("teen", {"components": ["mtl"]}, "a way of its own"),
         ("cec", {"components": ["mtl"]}, "a way of its own"),
+        ("nc_fscil", {"components": ["mtl"]}, "need a cosine head"),
+        ("nc_fscil", {"components": ["mtl"], "base_loss": "cross_entropy"}, "a way of its own"),
         ("finetune", {"components": ["mtl"], "base_classes": 2}, "too small"),
         ("finetune", {"componets": ["mtl"]}, "did you mean components"),
     ],

@@ -1,4 +1,4 @@
-"""Few-shot streams on a frozen base network: rows from class means, TEEN's calibration, CEC's graph, and whole runs."""
+"""Few-shot streams on a frozen base network: class means, TEEN, CEC's graph, NC-FSCIL's simplex, and whole runs."""
 
 import itertools
 import os
@@ -29,6 +29,7 @@ OWN = {
     "decoupled_cosine": {},
     "teen": {},
     "cec": {"graph_epochs": 2, "episodes": 5, "ways": 4, "queries": 5},
+    "nc_fscil": {"align_epochs": 2},
 }
 FROZEN = ["decoupled_cosine", "teen", "cec"]
 
@@ -210,13 +211,68 @@ def test_a_base_phase_that_is_too_small_for_episodes(tmp_path):
         carry_out(prepare("cec", shots=500), tmp_path / "run")
 
 
-@pytest.mark.parametrize("strategy", ["decoupled_cosine", "cec"])
-def test_a_run_that_is_broken_off_after_any_stage_ends_as_one_that_was_not(strategy, tmp_path):
-    events = carry_out(prepare(strategy, base_epochs=1), tmp_path / "whole")
+def test_nc_fscil_aligns_the_projection_alone_after_the_base_phase():
+    prepared = prepare("nc_fscil")
+    assert prepared.learner.net.head.frame.shape == (10, 512), "a vertex for every class of the stream"
+    (first_phase, first), *others = after_phases(prepared)
+    last = first
+    frozen = [n for n in first if not n.startswith(("head.projection", "head.means", "head.weights"))]
+    assert any("running_mean" in name for name in frozen)
+    for phase, state in others:
+        assert all(torch.equal(state[name], first[name]) for name in frozen)
+        assert not torch.equal(state["head.projection.past.weight"], last["head.projection.past.weight"])
+        assert torch.equal(state["head.means"][: phase.first_label], last["head.means"][: phase.first_label])
+        last = state
+    with torch.no_grad():
+        images, label = first_phase.train, first_phase.labels[-1]
+        shown = prepared.learner.net.eval().features(images.pixels[images.labels == label])
+    torch.testing.assert_close(last["head.means"][label], shown.mean(0), atol=1e-4, rtol=1e-4)
+    assert torch.equal(torch.cat([last[f"head.weights.{index}"] for index in range(3)]), first["head.frame"])
+
+
+def test_few_images_and_old_means_go_to_their_vertices():
+    prepared = prepare("nc_fscil", align_epochs=60)
+    learner, stream = prepared.learner, prepared.stream
+    list(learner.learn(stream[0]))
+    learner.evaluate(stream)
+    shown = [event.shown for event in learner.learn(stream[1])]
+    assert shown[-1]["loss"] < 0.1 * shown[0]["loss"]
+    assert shown[-1]["accuracy"] > 90
+    head, images = learner.net.head, stream[1].train
+    with torch.no_grad():
+        assert (head(head.means[:6]).scores.argmax(1) == torch.arange(6)).sum() > 3, "old classes are still known"
+        assert torch.equal(learner.net.eval()(images.pixels).logits.argmax(1), images.labels)
+
+
+def test_nc_fscil_on_a_shared_base_network(tmp_path):
+    carry_out(prepare("decoupled_cosine"), tmp_path / "one")
+    settings = {"base_loss": "cross_entropy", "align_epochs": 10}
+    shared = carry_out(prepare("nc_fscil", **settings), tmp_path / "shared", base=tmp_path / "one")
+    assert shared[0].stage == "align"
+    carry_out(prepare("nc_fscil", **settings), tmp_path / "own")
+    assert result(tmp_path / "shared") == result(tmp_path / "own")
+    done = [event for event in shared if isinstance(event, PhaseDone)]
+    assert done[0].correct["head"][0] > 0.5 * done[0].counts[0]
+    with pytest.raises(InputError, match="head was 'cosine', is now 'simplex'"):
+        carry_out(prepare("nc_fscil"), tmp_path / "other", base=tmp_path / "one")
+
+
+def test_base_networks_of_another_loss_weight_are_others():
+    one, same, other = (prepare("nc_fscil", loss_weight=weight) for weight in (10.0, 10.0, 5.0))
+    assert experiment.base_identity(one) == experiment.base_identity(same) != experiment.base_identity(other)
+
+
+SHARED = {"base_loss": "cross_entropy", "align_epochs": 1}
+BROKEN_OFF = [("decoupled_cosine", {}), ("cec", {}), ("nc_fscil", {}), ("nc_fscil", SHARED)]
+
+
+@pytest.mark.parametrize(("strategy", "values"), BROKEN_OFF)
+def test_a_run_that_is_broken_off_after_any_stage_ends_as_one_that_was_not(strategy, values, tmp_path):
+    events = carry_out(prepare(strategy, base_epochs=1, **values), tmp_path / "whole")
     for until in range(1, len(events)):
         out = tmp_path / str(until)
-        carry_out(prepare(strategy, base_epochs=1), out, until=until)
-        carry_out(prepare(strategy, base_epochs=1), out, resume=True)
+        carry_out(prepare(strategy, base_epochs=1, **values), out, until=until)
+        carry_out(prepare(strategy, base_epochs=1, **values), out, resume=True)
         assert result(out) == result(tmp_path / "whole")
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checkpoint
+from ..alignment import Align
 from ..compression import shuffled_by_class, unit_features
 from ..fewshot.episodes import Episodes, Sampler, Shape
 from ..fewshot.tasks import Tasks
@@ -41,7 +42,8 @@ def join(strategy: Strategy, settings: Components) -> Strategy:
     if strategy.head != "cosine":
         raise InputError(f"components={list(settings.components)} need a cosine head")
     adjusted = any(isinstance(stage, MeanRows) and stage.adjustment is not unadjusted for stage in strategy.stages)
-    if strategy.from_scratch or strategy.companion is not None or adjusted:
+    aligned = any(isinstance(stage, Align) for stage in strategy.stages)
+    if strategy.from_scratch or strategy.companion is not None or adjusted or aligned:
         raise InputError(
             f"components={list(settings.components)}: this strategy learns new classes in a way of its own"
         )

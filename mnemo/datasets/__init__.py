@@ -19,7 +19,7 @@ from ..images import Images
 from . import characters, cifar, digits, folders, imagenet, pictures
 from .folders import Dataset, Progress
 
-__all__ = ["Available", "Dataset", "available", "check", "default_data_dir", "fetch", "import_", "load"]
+__all__ = ["Available", "Dataset", "available", "check", "default_data_dir", "fetch", "import_", "load", "pictures_of"]
 
 SUBSET = imagenet.NAME
 MINI = "mini-imagenet-100"
@@ -98,6 +98,19 @@ def load(name: str, data_dir: Path | None = None, progress: Progress | None = No
     if place is None:
         raise _missing(name, data_dir)
     return _load(place, name, progress)
+
+
+def pictures_of(name: str, data_dir: Path | None = None) -> list[Path]:
+    """The files of a data set's training images, one for each, in their order.
+
+    Raises InputError when they are missing, or the data set is no image folder: arrays do not say what they came from.
+    """
+    place = _find(name, data_dir or default_data_dir())
+    if place is None or place.kind != "pictures":
+        where = name if place is None else place.folder
+        raise InputError(f"{where}: images have no file names here, since they are no pictures in train/CLASS/")
+    choose, _ = _wanted(name, None)
+    return [path for path, _ in pictures.list_pictures(place.folder, choose).train]
 
 
 def _load(place: _Place, name: str, progress: Progress | None) -> Dataset:

@@ -14,6 +14,7 @@ from .heads import BiasCorrectedHead, CosineHead, Head, LinearHead, Outputs
 from .resnet import ResNet, resnet8, resnet18, resnet20, resnet32
 from .resnet12 import ResNet12, resnet12, resnet12_narrow, resnet12_wide
 from .resnet25 import ResNet25, resnet25
+from .simplex import SimplexHead
 from .small import SmallNet
 
 BACKBONES: dict[str, Callable[[int], ResNet | SmallNet]] = {
@@ -41,14 +42,18 @@ HEADS: dict[str, type[Head]] = {
     "cosine": CosineHead,
     "bias_corrected": BiasCorrectedHead,
 }
+WHOLE_STREAM_HEADS: dict[str, Callable[[int, int | None], Head]] = {"simplex": SimplexHead}
+"""From the number of features and of the classes that will ever come to a head that has room for no more."""
 
 __all__ = [
     "BACKBONES",
     "FEW_SHOT_BACKBONES",
     "HEADS",
+    "WHOLE_STREAM_HEADS",
     "Head",
     "IncrementalNet",
     "Outputs",
+    "SimplexHead",
     "build",
     "folded",
     "normalised",
@@ -124,18 +129,22 @@ def build(
     mean: Sequence[float],
     std: Sequence[float],
     input_size: int | None = None,
+    classes: int | None = None,
 ) -> IncrementalNet:
     """A new network without classes. Weights come from torch's global generator: fork and seed it around the call.
 
     Args:
         backbone: a name in :data:`BACKBONES`.
-        head: a name in :data:`HEADS`.
+        head: a name in :data:`HEADS` or :data:`WHOLE_STREAM_HEADS`.
         channels: of the images.
         mean, std: per channel, in grey levels 0..255.
         input_size: see :class:`IncrementalNet`.
+        classes: that will ever come, for a head of :data:`WHOLE_STREAM_HEADS`.
     """
     body = BACKBONES[backbone](channels)
-    net = IncrementalNet(body, HEADS[head](body.features), mean, std, input_size)
+    whole = WHOLE_STREAM_HEADS.get(head)
+    made = HEADS[head](body.features) if whole is None else whole(body.features, classes)
+    net = IncrementalNet(body, made, mean, std, input_size)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
     return net
 

@@ -34,6 +34,7 @@ class Protocol(BaseModel):
         order: ``shuffled``, or ``natural``: the data set's own, as few-shot protocols have it.
         order_seed: shuffles the classes; the run's own seed if None. 1993 gives the published order.
         increment_images: training images of each class after phase 0, at most; None: all that there are.
+        sessions: a folder of published lists of these images; see :mod:`mnemo.sessions`. None: the seed draws them.
         unlabelled: of the other training images of each class after phase 0 so many come without labels.
         distractors: other classes of which as many unlabelled images come along in each phase.
         validation: training images of each class that are held out, and evaluated on in place of the test images.
@@ -54,6 +55,7 @@ class Protocol(BaseModel):
     base_classes: NonNegativeInt
     increment: PositiveInt
     increment_images: PositiveInt | None = None
+    sessions: str | None = None
     unlabelled: NonNegativeInt = 0
     distractors: NonNegativeInt = 0
     order: Literal["shuffled", "natural"] = "shuffled"
