@@ -374,6 +374,16 @@ def summary(run: Run, page: Path) -> None:
     console.print(f"report: {page}", soft_wrap=True)
 
 
+def repetition(differences: Sequence[str], path: Path) -> None:
+    """Whether a repeated run came out as the recorded one at ``path``, and else where not."""
+    if not differences:
+        console.print(f"the same results as in {path}", soft_wrap=True, markup=False)
+        return
+    console.print(f"other results than in {path}:", soft_wrap=True, markup=False)
+    for line in differences:
+        console.print(f"  {line}", soft_wrap=True, markup=False)
+
+
 def fewshot_summary(run: FewShotRun, page: Path) -> None:
     """The accuracy of a few-shot run, and where its report is."""
     words = "transductive" if run.transductive else "inductive"

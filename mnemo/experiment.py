@@ -15,7 +15,7 @@ from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .components.in_streams import join
 from .components.new_classes import Components
 from .files import InputError, sweep
-from .images import png_base64, statistics
+from .images import digest, png_base64, statistics
 from .learner import Event, Learner, PhaseDone, Position, run
 from .memory import ExemplarMemory, ranks
 from .names import refuse_unknown
@@ -132,8 +132,10 @@ def prepare(
         phase_classes=[list(group) for group in stream.groups],
         evaluated_on="validation" if protocol.validation else "test",
         parameters=sum(p.numel() for p in learner.net.parameters()),
+        data_digest=digest(data.train, data.test),
         command=command,
         device=str(where),
+        deterministic=machine.deterministic(),
         versions=machine.versions(),
         classifier=learner.strategy.classifier,
     )
@@ -229,6 +231,7 @@ def execute(
         OSError: the disk refuses; the last checkpoint is still there.
     """
     experiment.run.hardware = machine.hardware(experiment.learner.device)
+    experiment.run.threads = machine.threads()
     latest = out / "checkpoints" / "latest.safetensors"
     if latest.exists() or (out / "run.json").exists():
         if not resume:
@@ -306,7 +309,7 @@ def _same_base(experiment: Experiment, path: Path) -> tuple[dict[str, Tensor], d
 def _take_up(experiment: Experiment, path: Path) -> None:
     tensors, about = checkpoint.load(path)
     earlier = Run.model_validate(about["run"])
-    for key in ("strategy", "protocol", "seed", "config", "class_order"):
+    for key in ("strategy", "protocol", "seed", "config", "class_order", "deterministic"):
         old, new = getattr(earlier, key), getattr(experiment.run, key)
         if old != new:
             raise InputError(f"{path}: is of another run: {settings.difference(key, old, new)}")

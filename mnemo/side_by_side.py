@@ -169,6 +169,8 @@ def _work(task: Task, device: str, most: int, messages: Connection) -> None:
         messages.send(Started())
         engine.keep_freed_memory()
         machine.share_threads(most)
+        if task.deterministic:
+            machine.use_deterministic_algorithms()
         for message in _carry_out(task, device):
             messages.send(message)
     except Exception as error:

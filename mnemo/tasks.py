@@ -19,6 +19,7 @@ class Task:
 
     Attributes:
         folder: where it is carried out; its name is the run's, and no two may have the same.
+        deterministic: whether its process calls :func:`mnemo.machine.use_deterministic_algorithms`.
     """
 
     protocol: Protocol
@@ -31,6 +32,7 @@ class Task:
     base: Path | None = None
     resume: bool = False
     command: str = ""
+    deterministic: bool = False
 
     @property
     def name(self) -> str:
