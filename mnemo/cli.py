@@ -21,8 +21,10 @@ from .files import InputError
 if TYPE_CHECKING:
     from . import experiment as experiments
     from .fewshot.experiment import Experiment
+    from .messages import Failed
     from .record import Run
     from .repeat import Record
+    from .sweep import Resources
     from .tasks import Task
 
 SEED = 1993
@@ -472,6 +474,87 @@ def _solve_tasks(prepared: "Experiment", folder: Path, pretrained: Path, resume:
         page = report.write([prepared.run], folder)
     if not quiet:
         console.fewshot_summary(prepared.run, page)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A TOML file: protocols, seeds, strategies, settings and resources.")],
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a cluster of Ray, as in ray.init.", show_default="this machine"),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the runs' folders.", show_default="runs/FILE")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Pass over runs that are complete, and go on with the others.")
+    ] = False,
+    deterministic: Deterministic = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run every strategy on every protocol with every seed, through Ray, and report.
+
+    Each run is one of `mnemo run`, in a folder of its own. If its worker is lost it goes on from its checkpoint in
+    another; if it fails the others go on, and the exit code is 1. Needs the extra: `pip install 'mnemo-cil[ray]'`.
+
+    Examples:
+
+    `mnemo sweep sweep.toml` - on the cores of this machine
+
+    `mnemo sweep sweep.toml --ray auto --out /shared/sweep --data-dir /shared/data --resume` - on a cluster
+    """
+    from . import sweep as sweeps
+    from .protocols import load
+    from .tasks import Task
+
+    asked = sweeps.load(file)
+    folder = (out or Path("runs") / file.stem).resolve()  # workers are in other folders
+    data_dir = data_dir and data_dir.expanduser().resolve()
+    command = shlex.join(["mnemo", *sys.argv[1:]])
+    first = load(asked.all_protocols[0])
+    common = Task(first, "", 0, folder, {}, data_dir, "auto", None, resume, command, deterministic)
+    _sweep(sweeps.tasks(asked, common), asked.resources, ray, folder, quiet)
+
+
+def _sweep(tasks: Sequence["Task"], resources: "Resources", ray: str | None, folder: Path, quiet: bool) -> None:
+    from . import console, record, report
+    from . import sweep as sweeps
+
+    # a run whose worker was lost finds its own beginning, and goes on with it
+    todo = [dataclasses.replace(task, resume=True) for task in sweeps.left(tasks)]
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = _carry_out(todo, len(tasks), resources, ray, folder, quiet) if todo else {}
+    runs = [record.load(task.folder) for task in tasks if task.name not in failed]
+    page = report.write(runs, folder) if runs else folder
+    if not quiet:
+        for protocol in dict.fromkeys(run.protocol for run in runs):
+            console.comparison([run for run in runs if run.protocol == protocol], page)
+    for name, failure in failed.items():
+        errors.print(failure.trace, end="", markup=False)
+        errors.print(f"[bold red]mnemo:[/] {name}: {escape(failure.line)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _carry_out(
+    todo: Sequence["Task"], runs: int, resources: "Resources", ray: str | None, folder: Path, quiet: bool
+) -> dict[str, "Failed"]:
+    """Those of ``todo`` that failed; ``runs`` is the number of all runs."""
+    from . import console, on_ray
+    from .messages import Failed
+
+    failed = {}
+    with (
+        _resumable(folder),
+        console.Sweep(runs, runs - len(todo), quiet) as display,
+        contextlib.closing(on_ray.execute(todo, resources, ray)) as told,
+    ):
+        for name, message in told:
+            display.show(name, message)
+            if isinstance(message, Failed):
+                failed[name] = message
+    return failed
 
 
 @app.command()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
@@ -16,7 +17,7 @@ from .experiment import Experiment
 from .fewshot.progress import Progress as StageProgress
 from .fewshot.record import FewShotRun
 from .learner import EpochDone, Event
-from .messages import Finished, Message, PhaseResult, Started, Starting
+from .messages import Failed, Finished, Message, PhaseResult, Started, Starting
 from .record import CLASSIFIERS, Run
 from .report.summary import Estimate, gather
 from .side_by_side import workers
@@ -254,6 +255,48 @@ class SideBySide:
             row.finish(message)
         elif not console.is_terminal:
             row.phase(message)
+
+
+class Sweep:
+    """A bar over all runs of a sweep, and a plain line for each phase and each end of a run.
+
+    Args:
+        runs: how many there are.
+        complete: how many of them were complete before.
+        quiet: show nothing.
+    """
+
+    def __init__(self, runs: int, complete: int, quiet: bool = False) -> None:
+        self._runs, self._complete, self._failed, self._quiet = runs, complete, 0, quiet
+        self._progress = _live(quiet, transient=True)
+        self._id = self._progress.add_task(self._text(), total=runs, completed=complete, already=complete)
+
+    def __enter__(self) -> "Sweep":
+        if not self._quiet:
+            console.print(f"{_count(self._runs, 'run')}, {self._complete} complete already")
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, name: str, message: PhaseResult | Finished | Failed) -> None:
+        """Show what is known of the run ``name``."""
+        if isinstance(message, PhaseResult):
+            text = f"phase {message.phase + 1}  accuracy [bold]{message.accuracy:5.1f}[/] %"
+        elif isinstance(message, Finished):
+            self._complete += 1
+            text = f"average accuracy [bold]{message.average:.1f}[/] %"
+        else:
+            self._failed += 1
+            text = f"[bold red]failed:[/] {escape(message.line)}"
+        self._progress.update(self._id, description=self._text(), completed=self._complete + self._failed)
+        if not self._quiet:
+            console.print(f"{name}  {text}", soft_wrap=True)
+
+    def _text(self) -> str:
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._complete} of {_count(self._runs, 'run')}{failed}"
 
 
 class Stages:

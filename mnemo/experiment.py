@@ -101,17 +101,7 @@ def prepare(
         InputError: a name or value is wrong, or the data are missing or damaged.
     """
     make = recipe(strategy)
-    settable = Protocol.model_fields.keys() - NO_SETTINGS
-    own = {key: value for key, value in values.items() if key in settable}
-    theirs = {key: value for key, value in values.items() if key not in own}
-    protocol = protocol.changed(own)
-    accepted = settings.defaults(make)
-    _refuse_unheard_of(protocol, {*accepted, *COMPONENTS})
-    components = settings.group(Components(), {**protocol.strategy, **theirs})
-    theirs = {key: value for key, value in theirs.items() if key not in COMPONENTS}
-    refuse_unknown(theirs, {*accepted, *settable, *COMPONENTS}, f"setting of {protocol.name} or {strategy}")
-    fixed = {key: value for key, value in protocol.strategy.items() if key in accepted}
-    arguments = settings.arguments(make, {**fixed, **theirs})
+    protocol, arguments, components = _settled(protocol, strategy, values)
     where = machine.device(device)
     settings.refuse_slow_precision(settings.flat(arguments), where)
     data = datasets.load(protocol.dataset, data_dir)
@@ -122,10 +112,7 @@ def prepare(
     blank = Run(
         strategy=strategy,
         protocol=protocol.name,
-        config={
-            "protocol": _in_force(protocol),
-            "strategy": settings.plain({**settings.flat(arguments), **_used(components)}),
-        },
+        config=_config(protocol, arguments, components),
         seed=seed,
         class_order=order,
         class_names=list(data.class_names),
@@ -140,6 +127,39 @@ def prepare(
         classifier=learner.strategy.classifier,
     )
     return Experiment(learner, stream, blank)
+
+
+def config(protocol: Protocol, strategy: str, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a record's ``config`` is going to be; for this no data are read.
+
+    Raises InputError as :func:`prepare` does where a name or value is wrong.
+    """
+    protocol, arguments, components = _settled(protocol, strategy, values)
+    join(recipe(strategy)(**arguments), components)
+    return _config(protocol, arguments, components)
+
+
+def _settled(
+    protocol: Protocol, strategy: str, values: Mapping[str, Any]
+) -> tuple[Protocol, dict[str, Any], Components]:
+    """The protocol, the recipe's arguments and the components that are meant by settings under flat names."""
+    accepted = settings.defaults(recipe(strategy))
+    settable = Protocol.model_fields.keys() - NO_SETTINGS
+    own = {key: value for key, value in values.items() if key in settable}
+    theirs = {key: value for key, value in values.items() if key not in own}
+    protocol = protocol.changed(own)
+    _refuse_unheard_of(protocol, {*accepted, *COMPONENTS})
+    components = settings.group(Components(), {**protocol.strategy, **theirs})
+    theirs = {key: value for key, value in theirs.items() if key not in COMPONENTS}
+    refuse_unknown(theirs, {*accepted, *settable, *COMPONENTS}, f"setting of {protocol.name} or {strategy}")
+    fixed = {key: value for key, value in protocol.strategy.items() if key in accepted}
+    arguments = settings.arguments(recipe(strategy), {**fixed, **theirs})
+    return protocol, arguments, components
+
+
+def _config(protocol: Protocol, arguments: Mapping[str, Any], components: Components) -> dict[str, dict[str, Any]]:
+    of_strategy = settings.plain({**settings.flat(arguments), **_used(components)})
+    return {"protocol": _in_force(protocol), "strategy": of_strategy}
 
 
 def _order(protocol: Protocol, classes: int, seed: int) -> list[int]:
