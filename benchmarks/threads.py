@@ -1,12 +1,12 @@
 """How far the number of threads moves results: the same runs on one thread of the processor and on two.
 
     python -m benchmarks.threads digits --strategies replay,lucir --seeds 1993,1,2
-    python -m benchmarks.threads digits --table    # says again what was measured
+    python -m benchmarks.threads digits --table    # writes the table alone
 
 Sums are added up in another order, which changes their last digits, and training makes that visible. Runs go to
 runs/threads-PROTOCOL/STRATEGY-SEED-THREADS, and go on where they were interrupted. What was measured is left in
 benchmarks/results/threads/PROTOCOL/measured.json: both runs' accuracies, the largest differences, and where they come
-from. docs/reproducibility.md states the tolerance that follows.
+from. The table goes into docs/reproducibility.md, which states the tolerance that follows.
 """
 
 import argparse
@@ -21,7 +21,10 @@ from typing import Any
 from mnemo import record
 from mnemo.files import write_text
 
+from .suite import write_table
+
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "reproducibility.md"
 THREADS = (1, 2)
 FIGURES = ("average_incremental_accuracy", "forgetting_rate", "average_forgetting")
 # threads that wait would otherwise keep a core busy, and each other waiting where another program has the core
@@ -44,7 +47,7 @@ def main() -> None:
             for seed in arguments.seeds.split(",")
         ]
         write_text(path, json.dumps(measured(arguments.protocol, pairs), indent=1) + "\n")
-    print(table(json.loads(path.read_text(encoding="utf-8"))))
+    write_table("threads", table(json.loads(path.read_text(encoding="utf-8"))), PAGE)
 
 
 def compared(protocol: str, strategy: str, seed: int) -> tuple[record.Run, record.Run]:

@@ -201,7 +201,7 @@ def _refuse_unheard_of(protocol: Protocol, accepted: Collection[str]) -> None:
     """A protocol may fix what this strategy does not have, but not what no strategy has."""
     others = [key for key in protocol.strategy if key not in accepted]
     if others:
-        known = {key for name in strategies() for key in settings.defaults(recipe(name))}
+        known = {key for entry in strategies().values() for key in settings.defaults(entry.load())}
         refuse_unknown(others, known, f"key in [strategy] of {protocol.name}")
 
 

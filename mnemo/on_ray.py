@@ -78,9 +78,8 @@ def _carried_out(
     ray: Any, tasks: Sequence[Task], resources: Resources
 ) -> Iterator[tuple[str, PhaseResult | Finished | Failed]]:
     # a worker that has done a run ends, so that peak memory is each run's own
-    carry_out = ray.remote(max_calls=1)(_carry_out).options(
-        num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=resources.retries
-    )
+    needs = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": resources.retries}
+    carry_out = ray.remote(max_calls=1, **needs)(_carry_out)
     results: dict[str, Any] = {}
     for task in tasks:
         base = results.get(task.base.name) if task.base else None

@@ -159,8 +159,9 @@ def tasks(sweep: Sweep, common: Task) -> list[Task]:
             ]
     _refuse_one_folder_twice(result)
     for task in result:
-        with named(task):
-            experiment.config(task.protocol, task.strategy, task.values)
+        if task.seed == sweep.seeds[0]:
+            with named(task):
+                experiment.config(task.protocol, task.strategy, task.values)
     return result
 
 

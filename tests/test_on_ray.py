@@ -22,13 +22,13 @@ def parent(process):
     return int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
-def workers():
-    """Processes of workers that carry out a run, of the Ray that this process has started."""
+def workers(name):
+    """Processes of workers that carry out the run ``name``, of the Ray that this process has started."""
     found, parents = [], {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             parents[int(process.name)] = parent(process)
-            if (process / "cmdline").read_text().startswith("ray::_carry_out"):
+            if (process / "cmdline").read_text().startswith(f"ray::{name}"):
                 found.append(int(process.name))
         except (OSError, IndexError):
             continue
@@ -55,7 +55,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(blobs, tmp_path, monkey
         for name, message in events:
             told.setdefault(name, []).append(message)
             if name == "killed" and not victims:
-                victims, written = workers(), first_phase.stat().st_mtime_ns
+                victims, written = workers(name), first_phase.stat().st_mtime_ns
                 assert len(victims) == 1  # each takes both cores
                 os.kill(victims[0], signal.SIGKILL)
     assert [type(message) for message in told["killed"]] == [PhaseResult, *([PhaseResult] * 2), Finished]
