@@ -45,7 +45,7 @@ def ancestors(process, parents):
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(blobs, tmp_path, monkeypatch):
     monkeypatch.setattr(on_ray, "LOOK", 0.02)
     protocol = protocols.load(str(blobs / "blobs.toml"))
-    values = {"base_epochs": 2, "epochs": 150}
+    values = {"base_epochs": 2, "epochs": 40}
     killed = Task(protocol, "replay", 1, tmp_path / "killed", values, blobs, resume=True)
     taking = replace(killed, strategy="lucir", folder=tmp_path / "taking", base=killed.folder)
     failing = replace(killed, folder=tmp_path / "failing", values={"lr": 1e9})
