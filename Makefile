@@ -15,15 +15,17 @@ BIN := $(VENV)/bin
 # Written last, so that a half-made environment is not taken for a whole one.
 STAMP := $(VENV)/.complete
 BENCHMARK := $(VENV)/.benchmark
+RAY := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-avalanche lint speed ablation
+.PHONY: help setup demo test test-avalanche test-ray lint speed ablation
 
 help:
 	@echo 'make demo    learn the digits that come with scikit-learn; leaves $(DEMO)/report.html'
 	@echo 'make test    run the tests; make test ARGS="-n 0 -k memory" passes options to pytest'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make test-avalanche  the tests of the Avalanche plugin, for which Avalanche is installed'
+	@echo 'make test-ray  the tests of sweeps through Ray, which is installed for it'
 	@echo 'make speed   measure how fast mnemo is beside its peers, which are installed for it; see benchmarks/README.md'
 	@echo 'make ablation ARGS=FILE  methods beside each other at several budgets and seeds; see benchmarks/README.md'
 	@echo 'make setup   only make the environment $(VENV) (PYTHON=python3.13 chooses the interpreter)'
@@ -38,6 +40,9 @@ test: $(STAMP)
 
 test-avalanche: $(BENCHMARK)
 	$(BIN)/python -m pytest tests/test_avalanche*.py $(ARGS)
+
+test-ray: $(RAY)
+	$(BIN)/python -m pytest tests/test_on_ray.py tests/test_sweep.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -79,4 +84,9 @@ $(STAMP): pyproject.toml constraints.txt
 # Avalanche, which is also a peer of `make speed`, and much that they bring along: in the same environment, and only when it is asked for.
 $(BENCHMARK): EXTRAS := dev,benchmark
 $(BENCHMARK): $(STAMP)
+	$(install)
+
+# Ray, likewise.
+$(RAY): EXTRAS := dev,ray
+$(RAY): $(STAMP)
 	$(install)

@@ -7,7 +7,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -19,7 +19,12 @@ from typer.core import TyperGroup
 from .files import InputError
 
 if TYPE_CHECKING:
+    from . import experiment as experiments
     from .fewshot.experiment import Experiment
+    from .messages import Failed
+    from .record import Run
+    from .repeat import Record
+    from .sweep import Resources
     from .tasks import Task
 
 SEED = 1993
@@ -43,6 +48,10 @@ class _Commands(TyperGroup):
             _fail(str(error))
         except OSError as error:
             _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+        except RuntimeError as error:
+            if "does not have a deterministic implementation" not in str(error):
+                raise
+            _fail(f"--deterministic: {str(error).partition(', but')[0]}")
         except KeyboardInterrupt:
             _fail("interrupted", 130)
 
@@ -63,6 +72,15 @@ DataDir = Annotated[
     typer.Option(envvar="MNEMO_DATA_DIR", help="Folder of data sets.", show_default="mnemo in the user's cache folder"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto, or that of --from")]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="RUN.JSON", help="Repeat a recorded run, and say whether the same comes out."),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option("--deterministic", help="Only algorithms that give the same bits again; on a GPU this costs speed."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -80,6 +98,7 @@ def _common(
 
 @app.command()
 def run(
+    context: typer.Context,
     protocol: Annotated[str, typer.Argument(help="A name from `mnemo list`, or the path of a TOML file.")] = "digits",
     strategy: Annotated[
         str, typer.Option("--strategy", "-s", metavar="NAME[,NAME...]", help="A name from `mnemo list`, or several.")
@@ -100,7 +119,7 @@ def run(
     seeds: Annotated[
         str | None, typer.Option(metavar="SEED,SEED...", help="Several, each a run of its own, side by side.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of protocol or strategy; again and again."),
@@ -112,6 +131,8 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
     ] = False,
+    from_: From = None,
+    deterministic: Deterministic = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn a protocol's phases with a strategy, and report.
@@ -127,10 +148,29 @@ def run(
     `mnemo run cifar100-b50-n5 --strategy mnemonics --set on=icarl --resume`
 
     `mnemo run digits --strategy lucir,mnemonics --seeds 1993,1,2` - six runs side by side, and a report of all
+
+    `mnemo run --from runs/digits-lucir-1993/run.json` - the same run again; exit code 1 if other figures come out
     """
-    from . import protocols
+    from . import protocols, record, repeat
     from .tasks import Task, combinations
 
+    command = shlex.join(["mnemo", *sys.argv[1:]])
+    if from_ is not None:
+        _refuse_beside_from(context, "data_dir", "out", "device", "base", "resume", "deterministic", "quiet")
+        recorded = record.load(from_)
+        again = out or Path("runs") / f"{recorded.protocol}-{recorded.strategy}-{recorded.seed}-again"
+        task = repeat.task(recorded, again, from_)
+        task = dataclasses.replace(
+            task,
+            data_dir=data_dir,
+            device=device or task.device,
+            base=base,
+            resume=resume,
+            command=command,
+            deterministic=deterministic or task.deterministic,
+        )
+        _repeat_run(task, recorded, from_, quiet)
+        return
     strategies, numbers = _strategies(strategy), _seeds(seed, seeds)
     values = dict(_setting(text) for text in settings or [])
     if base is not None and len(numbers) > 1:
@@ -138,8 +178,19 @@ def run(
     chosen = protocols.load(protocol)
     several = len(strategies) * len(numbers) > 1
     folder = out or Path("runs") / (chosen.name if several else f"{chosen.name}-{strategies[0]}-{numbers[0]}")
-    command = shlex.join(["mnemo", *sys.argv[1:]])
-    task = Task(chosen, strategies[0], numbers[0], folder, values, data_dir, device, base, resume, command)
+    task = Task(
+        chosen,
+        strategies[0],
+        numbers[0],
+        folder,
+        values,
+        data_dir,
+        device or "auto",
+        base,
+        resume,
+        command,
+        deterministic,
+    )
     if several:
         tasks = combinations(task, strategies, numbers)
         given = [(_setting(text)[0], text) for text in settings or []]
@@ -150,11 +201,17 @@ def run(
 
 
 def _run_alone(task: "Task", quiet: bool) -> None:
-    from . import console, engine, experiment, machine, report
+    from . import machine
 
-    engine.keep_freed_memory()
+    _take_over_process(task.deterministic)
     prepared = task.prepare(task.device)
     machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
+    _learn(prepared, task, quiet)
+
+
+def _learn(prepared: "experiments.Experiment", task: "Task", quiet: bool) -> None:
+    from . import console, experiment, report
+
     with _resumable(task.folder):
         with console.Display(prepared, quiet) as display:
             for event in experiment.execute(prepared, task.folder, resume=task.resume, base=task.base):
@@ -164,10 +221,45 @@ def _run_alone(task: "Task", quiet: bool) -> None:
         console.summary(prepared.run, page)
 
 
+def _repeat_run(task: "Task", recorded: "Run", path: Path, quiet: bool) -> None:
+    from . import machine, repeat
+
+    _take_over_process(task.deterministic)
+    prepared = task.prepare(task.device)
+    if recorded.threads:
+        machine.use_threads(recorded.threads)
+    else:
+        machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
+    repeat.refuse_another(recorded, prepared.run, path)
+    _warn(repeat.warnings(recorded, prepared.run))
+    _learn(prepared, task, quiet)
+    _tell_whether_same(recorded, prepared.run, path, quiet)
+
+
+def _refuse_beside_from(context: typer.Context, *own: str) -> None:
+    """Raise InputError where more was given than the parameters ``own``: a record says the rest itself."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in ("from_", *own) and source is not None and source.name == "COMMANDLINE":
+            name = parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.name).upper()
+            raise InputError(f"--from repeats a run as it was recorded: leave {name} out")
+
+
+def _tell_whether_same(recorded: "Record", run: "Record", path: Path, quiet: bool) -> None:
+    from . import console, repeat
+
+    lines = repeat.differences(recorded, run)
+    if not quiet:
+        console.repetition(lines, path)
+    if lines:
+        raise typer.Exit(1)
+
+
 def _run_side_by_side(tasks: Sequence["Task"], out: Path, quiet: bool) -> None:
     from . import console, record, report, side_by_side
     from .tasks import plan
 
+    _take_over_process(tasks[0].deterministic)  # which a task that is complete is compared with
     plans = plan(tasks)
     out.mkdir(parents=True, exist_ok=True)
     with _resumable(out):
@@ -186,6 +278,19 @@ def _resumable(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _fail(f"interrupted; go on with --resume ({folder})", 130)
+
+
+def _take_over_process(deterministic: bool) -> None:
+    from . import engine, machine
+
+    engine.keep_freed_memory()
+    if deterministic:
+        machine.use_deterministic_algorithms()
+
+
+def _warn(lines: Iterable[str]) -> None:
+    for line in lines:
+        errors.print(f"[bold yellow]mnemo:[/] warning: {escape(line)}")
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -240,6 +345,7 @@ def _command(protocol: str, task: "Task", given: Sequence[tuple[str, str]]) -> s
         *(("--set", text) for key, text in given if key in task.values),
     ]
     flags = [part for option, value in options if value is not None for part in (option, str(value))]
+    flags += ["--deterministic"] if task.deterministic else []
     return shlex.join(["mnemo", "run", protocol, *flags])
 
 
@@ -258,7 +364,8 @@ def _setting(text: str) -> tuple[str, Any]:
 
 @app.command()
 def fewshot(
-    method: Annotated[str, typer.Argument(help="A few-shot method's name from `mnemo list`.")],
+    context: typer.Context,
+    method: Annotated[str | None, typer.Argument(help="A few-shot method's name from `mnemo list`.")] = None,
     data: Annotated[str, typer.Option(help="A few-shot data set's name from `mnemo list`.")] = "glyphs",
     way: Annotated[int, typer.Option(min=2, help="Classes of a task.")] = 5,
     shot: Annotated[int, typer.Option(min=1, help="Images of each class to learn from.")] = 1,
@@ -282,13 +389,15 @@ def fewshot(
         Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/DATA-METHOD-SHOT-SEED")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the tasks and of all that is drawn.")] = SEED,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; again and again.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
     ] = False,
+    from_: From = None,
+    deterministic: Deterministic = False,
     quiet: Quiet = False,
 ) -> None:
     """Learn to learn from few images: pre-train, meta-train, and evaluate on tasks of classes never seen.
@@ -302,9 +411,21 @@ def fewshot(
     `mnemo fewshot rfs --data fc100 --shot 5 --set backbone=conv4 --set pretrain_epochs=20`
 
     `mnemo fewshot lst --data fc100 --unlabelled 30 --distractors 3 --baseline runs/fc100-mtl-1-1993`
+
+    `mnemo fewshot --from runs/glyphs-mtl-1-1993/run.json` - the same run again; exit code 1 if other figures come out
     """
     from .fewshot import experiment
 
+    command = shlex.join(["mnemo", *sys.argv[1:]])
+    if from_ is not None:
+        own = ("baseline", "pretrained", "data_dir", "out", "device", "resume", "deterministic", "quiet")
+        _refuse_beside_from(context, *own)
+        theirs = {"baseline": baseline, "data_dir": data_dir, "device": device, "command": command}
+        _repeat_tasks(from_, out, pretrained, resume, deterministic, quiet, **theirs)
+        return
+    if method is None:
+        raise InputError("name a few-shot method from `mnemo list`, or a run to repeat with --from")
+    _take_over_process(deterministic)
     folder = out or Path("runs") / f"{data}-{method}-{shot}-{seed}"
     asked = experiment.Asked(way, shot, queries, unlabelled, distractors, episodes, episode_file)
     prepared = experiment.prepare(
@@ -315,17 +436,37 @@ def fewshot(
         baseline=baseline,
         seed=seed,
         data_dir=data_dir,
-        device=device,
-        command=shlex.join(["mnemo", *sys.argv[1:]]),
+        device=device or "auto",
+        command=command,
     )
     _solve_tasks(prepared, folder, pretrained, resume, quiet)
 
 
+def _repeat_tasks(
+    path: Path, folder: Path | None, pretrained: Path, resume: bool, deterministic: bool, quiet: bool, **own: Any
+) -> None:
+    """Args: ``own`` of :func:`mnemo.fewshot.experiment.prepare`."""
+    from . import machine, repeat
+    from .fewshot import experiment, record
+
+    recorded = record.load(path)
+    _take_over_process(deterministic or recorded.deterministic)
+    if recorded.threads:
+        machine.use_threads(recorded.threads)
+    asked = repeat.asked(recorded, path if path.is_dir() else path.parent)
+    own["device"] = own["device"] or recorded.device
+    prepared = experiment.prepare(recorded.method, recorded.data, recorded.config, asked, seed=recorded.seed, **own)
+    repeat.refuse_another(recorded, prepared.run, path)
+    _warn(repeat.warnings(recorded, prepared.run))
+    again = Path("runs") / f"{recorded.data}-{recorded.method}-{recorded.shot}-{recorded.seed}-again"
+    _solve_tasks(prepared, folder or again, pretrained, resume, quiet)
+    _tell_whether_same(recorded, prepared.run, path, quiet)
+
+
 def _solve_tasks(prepared: "Experiment", folder: Path, pretrained: Path, resume: bool, quiet: bool) -> None:
-    from . import console, engine, report
+    from . import console, report
     from .fewshot import experiment
 
-    engine.keep_freed_memory()
     with _resumable(folder):
         with console.Stages(prepared.run, quiet) as display:
             for event in experiment.execute(prepared, folder, pretrained, resume=resume):
@@ -333,6 +474,87 @@ def _solve_tasks(prepared: "Experiment", folder: Path, pretrained: Path, resume:
         page = report.write([prepared.run], folder)
     if not quiet:
         console.fewshot_summary(prepared.run, page)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A TOML file: protocols, seeds, strategies, settings and resources.")],
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a cluster of Ray, as in ray.init.", show_default="this machine"),
+    ] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the runs' folders.", show_default="runs/FILE")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Pass over runs that are complete, and go on with the others.")
+    ] = False,
+    deterministic: Deterministic = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run every strategy on every protocol with every seed, through Ray, and report.
+
+    Each run is one of `mnemo run`, in a folder of its own. If its worker is lost it goes on from its checkpoint in
+    another; if it fails the others go on, and the exit code is 1. Needs the extra: `pip install 'mnemo-cil[ray]'`.
+
+    Examples:
+
+    `mnemo sweep sweep.toml` - on the cores of this machine
+
+    `mnemo sweep sweep.toml --ray auto --out /shared/sweep --data-dir /shared/data --resume` - on a cluster
+    """
+    from . import sweep as sweeps
+    from .protocols import load
+    from .tasks import Task
+
+    asked = sweeps.load(file)
+    folder = (out or Path("runs") / file.stem).resolve()  # workers are in other folders
+    data_dir = data_dir and data_dir.expanduser().resolve()
+    command = shlex.join(["mnemo", *sys.argv[1:]])
+    first = load(asked.all_protocols[0])
+    common = Task(first, "", 0, folder, {}, data_dir, "auto", None, resume, command, deterministic)
+    _sweep(sweeps.tasks(asked, common), asked.resources, ray, folder, quiet)
+
+
+def _sweep(tasks: Sequence["Task"], resources: "Resources", ray: str | None, folder: Path, quiet: bool) -> None:
+    from . import console, record, report
+    from . import sweep as sweeps
+
+    # a run whose worker was lost finds its own beginning, and goes on with it
+    todo = [dataclasses.replace(task, resume=True) for task in sweeps.left(tasks)]
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = _carry_out(todo, len(tasks), resources, ray, folder, quiet) if todo else {}
+    runs = [record.load(task.folder) for task in tasks if task.name not in failed]
+    page = report.write(runs, folder) if runs else folder
+    if not quiet:
+        for protocol in dict.fromkeys(run.protocol for run in runs):
+            console.comparison([run for run in runs if run.protocol == protocol], page)
+    for name, failure in failed.items():
+        errors.print(failure.trace, end="", markup=False)
+        errors.print(f"[bold red]mnemo:[/] {name}: {escape(failure.line)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _carry_out(
+    todo: Sequence["Task"], runs: int, resources: "Resources", ray: str | None, folder: Path, quiet: bool
+) -> dict[str, "Failed"]:
+    """Those of ``todo`` that failed; ``runs`` is the number of all runs."""
+    from . import console, on_ray
+    from .messages import Failed
+
+    failed = {}
+    with (
+        _resumable(folder),
+        console.Sweep(runs, runs - len(todo), quiet) as display,
+        contextlib.closing(on_ray.execute(todo, resources, ray)) as told,
+    ):
+        for name, message in told:
+            display.show(name, message)
+            if isinstance(message, Failed):
+                failed[name] = message
+    return failed
 
 
 @app.command()

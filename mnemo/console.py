@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
@@ -16,7 +17,7 @@ from .experiment import Experiment
 from .fewshot.progress import Progress as StageProgress
 from .fewshot.record import FewShotRun
 from .learner import EpochDone, Event
-from .messages import Finished, Message, PhaseResult, Started, Starting
+from .messages import Failed, Finished, Message, PhaseResult, Started, Starting
 from .record import CLASSIFIERS, Run
 from .report.summary import Estimate, gather
 from .side_by_side import workers
@@ -256,6 +257,48 @@ class SideBySide:
             row.phase(message)
 
 
+class Sweep:
+    """A bar over all runs of a sweep, and a plain line for each phase and each end of a run.
+
+    Args:
+        runs: how many there are.
+        complete: how many of them were complete before.
+        quiet: show nothing.
+    """
+
+    def __init__(self, runs: int, complete: int, quiet: bool = False) -> None:
+        self._runs, self._complete, self._failed, self._quiet = runs, complete, 0, quiet
+        self._progress = _live(quiet, transient=True)
+        self._id = self._progress.add_task(self._text(), total=runs, completed=complete, already=complete)
+
+    def __enter__(self) -> "Sweep":
+        if not self._quiet:
+            console.print(f"{_count(self._runs, 'run')}, {self._complete} complete already")
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, name: str, message: PhaseResult | Finished | Failed) -> None:
+        """Show what is known of the run ``name``."""
+        if isinstance(message, PhaseResult):
+            text = f"phase {message.phase + 1}  accuracy [bold]{message.accuracy:5.1f}[/] %"
+        elif isinstance(message, Finished):
+            self._complete += 1
+            text = f"average accuracy [bold]{message.average:.1f}[/] %"
+        else:
+            self._failed += 1
+            text = f"[bold red]failed:[/] {escape(message.line)}"
+        self._progress.update(self._id, description=self._text(), completed=self._complete + self._failed)
+        if not self._quiet:
+            console.print(f"{name}  {text}", soft_wrap=True)
+
+    def _text(self) -> str:
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._complete} of {_count(self._runs, 'run')}{failed}"
+
+
 class Stages:
     """A live line for the stage of a few-shot run that is under way, and a plain one for each that is done.
 
@@ -372,6 +415,16 @@ def summary(run: Run, page: Path) -> None:
         table.add_row(CLASSIFIERS[name], *(f"{figure or 0:.2f}" for figure in figures), style=style)
     console.print(table)
     console.print(f"report: {page}", soft_wrap=True)
+
+
+def repetition(differences: Sequence[str], path: Path) -> None:
+    """Whether a repeated run came out as the recorded one at ``path``, and else where not."""
+    if not differences:
+        console.print(f"the same results as in {path}", soft_wrap=True, markup=False)
+        return
+    console.print(f"other results than in {path}:", soft_wrap=True, markup=False)
+    for line in differences:
+        console.print(f"  {line}", soft_wrap=True, markup=False)
 
 
 def fewshot_summary(run: FewShotRun, page: Path) -> None:

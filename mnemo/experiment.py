@@ -16,7 +16,7 @@ from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .components.in_streams import join
 from .components.new_classes import Components
 from .files import InputError, sweep
-from .images import png_base64, statistics
+from .images import digest, png_base64, statistics
 from .learner import Event, Learner, PhaseDone, Position, run
 from .memory import ExemplarMemory, ranks
 from .names import refuse_unknown
@@ -102,17 +102,7 @@ def prepare(
         InputError: a name or value is wrong, or the data are missing or damaged.
     """
     make = recipe(strategy)
-    settable = Protocol.model_fields.keys() - NO_SETTINGS
-    own = {key: value for key, value in values.items() if key in settable}
-    theirs = {key: value for key, value in values.items() if key not in own}
-    protocol = protocol.changed(own)
-    accepted = settings.defaults(make)
-    _refuse_unheard_of(protocol, {*accepted, *COMPONENTS})
-    components = settings.group(Components(), {**protocol.strategy, **theirs})
-    theirs = {key: value for key, value in theirs.items() if key not in COMPONENTS}
-    refuse_unknown(theirs, {*accepted, *settable, *COMPONENTS}, f"setting of {protocol.name} or {strategy}")
-    fixed = {key: value for key, value in protocol.strategy.items() if key in accepted}
-    arguments = settings.arguments(make, {**fixed, **theirs})
+    protocol, arguments, components = _settled(protocol, strategy, values)
     where = machine.device(device)
     settings.refuse_slow_precision(settings.flat(arguments), where)
     data = datasets.load(protocol.dataset, data_dir)
@@ -123,22 +113,54 @@ def prepare(
     blank = Run(
         strategy=strategy,
         protocol=protocol.name,
-        config={
-            "protocol": _in_force(protocol),
-            "strategy": settings.plain({**settings.flat(arguments), **_used(components)}),
-        },
+        config=_config(protocol, arguments, components),
         seed=seed,
         class_order=order,
         class_names=list(data.class_names),
         phase_classes=[list(group) for group in stream.groups],
         evaluated_on="validation" if protocol.validation else "test",
         parameters=sum(p.numel() for p in learner.net.parameters()),
+        data_digest=digest(data.train, data.test),
         command=command,
         device=str(where),
+        deterministic=machine.deterministic(),
         versions=machine.versions(),
         classifier=learner.strategy.classifier,
     )
     return Experiment(learner, stream, blank)
+
+
+def config(protocol: Protocol, strategy: str, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a record's ``config`` is going to be; for this no data are read.
+
+    Raises InputError as :func:`prepare` does where a name or value is wrong.
+    """
+    protocol, arguments, components = _settled(protocol, strategy, values)
+    join(recipe(strategy)(**arguments), components)
+    return _config(protocol, arguments, components)
+
+
+def _settled(
+    protocol: Protocol, strategy: str, values: Mapping[str, Any]
+) -> tuple[Protocol, dict[str, Any], Components]:
+    """The protocol, the recipe's arguments and the components that are meant by settings under flat names."""
+    accepted = settings.defaults(recipe(strategy))
+    settable = Protocol.model_fields.keys() - NO_SETTINGS
+    own = {key: value for key, value in values.items() if key in settable}
+    theirs = {key: value for key, value in values.items() if key not in own}
+    protocol = protocol.changed(own)
+    _refuse_unheard_of(protocol, {*accepted, *COMPONENTS})
+    components = settings.group(Components(), {**protocol.strategy, **theirs})
+    theirs = {key: value for key, value in theirs.items() if key not in COMPONENTS}
+    refuse_unknown(theirs, {*accepted, *settable, *COMPONENTS}, f"setting of {protocol.name} or {strategy}")
+    fixed = {key: value for key, value in protocol.strategy.items() if key in accepted}
+    arguments = settings.arguments(recipe(strategy), {**fixed, **theirs})
+    return protocol, arguments, components
+
+
+def _config(protocol: Protocol, arguments: Mapping[str, Any], components: Components) -> dict[str, dict[str, Any]]:
+    of_strategy = settings.plain({**settings.flat(arguments), **_used(components)})
+    return {"protocol": _in_force(protocol), "strategy": of_strategy}
 
 
 def _order(protocol: Protocol, classes: int, seed: int) -> list[int]:
@@ -187,7 +209,7 @@ def _refuse_unheard_of(protocol: Protocol, accepted: Collection[str]) -> None:
     """A protocol may fix what this strategy does not have, but not what no strategy has."""
     others = [key for key in protocol.strategy if key not in accepted]
     if others:
-        known = {key for name in strategies() for key in settings.defaults(recipe(name))}
+        known = {key for entry in strategies().values() for key in settings.defaults(entry.load())}
         refuse_unknown(others, known, f"key in [strategy] of {protocol.name}")
 
 
@@ -238,6 +260,7 @@ def execute(
         OSError: the disk refuses; the last checkpoint is still there.
     """
     experiment.run.hardware = machine.hardware(experiment.learner.device)
+    experiment.run.threads = machine.threads()
     latest = out / "checkpoints" / "latest.safetensors"
     if latest.exists() or (out / "run.json").exists():
         if not resume:
@@ -317,7 +340,7 @@ def _same_base(experiment: Experiment, path: Path) -> tuple[dict[str, Tensor], d
 def _take_up(experiment: Experiment, path: Path) -> None:
     tensors, about = checkpoint.load(path)
     earlier = Run.model_validate(about["run"])
-    for key in ("strategy", "protocol", "seed", "config", "class_order"):
+    for key in ("strategy", "protocol", "seed", "config", "class_order", "deterministic"):
         old, new = getattr(earlier, key), getattr(experiment.run, key)
         if old != new:
             raise InputError(f"{path}: is of another run: {settings.difference(key, old, new)}")

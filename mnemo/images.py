@@ -1,6 +1,7 @@
 """Images: pixels and labels, as two tensors."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,21 @@ def statistics(images: Images, sample: int = 10_000) -> tuple[list[float], list[
     """Mean and standard deviation of each channel in grey levels, over at most ``sample`` images, evenly spaced."""
     pixels = images.pixels[:: max(1, len(images) // sample)].float()
     return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).clamp(min=1e-3).tolist()
+
+
+def digest(*sets: Images, most: int = 2**28) -> str:
+    """Names these very images and labels, in 16 hexadecimal digits.
+
+    All labels count, and the pixels of all images; of a set with more than ``most`` bytes those of every n-th.
+    """
+    hashed = hashlib.sha256()
+    for images in sets:
+        hashed.update(str(tuple(images.pixels.shape)).encode())
+        hashed.update(images.labels.cpu().numpy().tobytes())
+        every = max(1, -(-len(images) * images.bytes_each // most))
+        for pixels in images.pixels[::every].split(1024):
+            hashed.update(pixels.cpu().permute(0, 2, 3, 1).contiguous().numpy().data)
+    return hashed.hexdigest()[:16]
 
 
 def png_base64(pixels: Tensor) -> str:

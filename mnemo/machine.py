@@ -34,6 +34,34 @@ def use_one_thread_if_small(backbone: str) -> None:
         torch.set_num_threads(1)
 
 
+def use_deterministic_algorithms() -> None:
+    """Let torch use none but algorithms that give the same bits again, for the whole process.
+
+    It is for whoever owns the process, before anything is computed. What has no such algorithm then raises a
+    RuntimeError of torch. On a CPU they are used anyway; on a GPU they cost speed.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def deterministic() -> bool:
+    """Whether :func:`use_deterministic_algorithms` has been called."""
+    return torch.are_deterministic_algorithms_enabled()
+
+
+def threads() -> int:
+    """Threads of the processor that torch computes with."""
+    return torch.get_num_threads()
+
+
+def use_threads(number: int) -> None:
+    """Let torch compute with as many threads, for the whole process; OMP_NUM_THREADS goes before."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(number)
+
+
 def cores() -> int:
     """Cores of the processor that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

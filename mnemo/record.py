@@ -19,6 +19,8 @@ CLASSIFIERS: dict[Classifier, str] = {
 }
 """How people are told of them."""
 Percent = float
+TIMES = frozenset({"seconds", "peak_memory_bytes"})
+"""Fields that clock and memory decide: all else is the same in two runs of one command on one machine."""
 
 
 class _Strict(BaseModel):
@@ -121,7 +123,7 @@ class Run(_Strict):
 
     ``accuracy`` to ``performance_drop`` are those of ``classifier``, the one by which the strategy predicts;
     ``by_classifier`` has the same for every classifier that there is. ``outcomes`` has for each phase, by the names of
-    its stages, what each showed in its last epoch.
+    its stages, what each showed in its last epoch. ``data_digest`` and ``threads`` are empty in older records.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -135,8 +137,11 @@ class Run(_Strict):
     phase_classes: list[list[int]]
     evaluated_on: Literal["test", "validation"] = "test"
     parameters: int = 0
+    data_digest: str = ""
     command: str = ""
     device: str = "cpu"
+    threads: int = 0
+    deterministic: bool = False
     hardware: str = ""
     versions: dict[str, str] = {}
     classifier: Classifier = "head"
@@ -158,6 +163,11 @@ class Run(_Strict):
     complete: bool = False
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+
+def without_times(run: BaseModel) -> dict[str, Any]:
+    """A record, of whatever kind, without what clock and memory decide."""
+    return run.model_dump(exclude=set(TIMES))
 
 
 def save(run: Run, path: Path) -> None:

@@ -169,15 +169,18 @@ def _work(task: Task, device: str, most: int, messages: Connection) -> None:
         messages.send(Started())
         engine.keep_freed_memory()
         machine.share_threads(most)
-        for message in _carry_out(task, device):
+        if task.deterministic:
+            machine.use_deterministic_algorithms()
+        for message in carry_out(task, device):
             messages.send(message)
     except Exception as error:
         with suppress(OSError):  # the parent is gone
-            messages.send(_failure(error))
+            messages.send(failure(error))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # from here there is nothing to put in order
 
 
-def _carry_out(task: Task, device: str) -> Iterator[Message]:
+def carry_out(task: Task, device: str) -> Iterator[Message]:
+    """Carry out a run in this process, which is its own; tells how far it is."""
     prepared = task.prepare(device)
     machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
     for event in experiment.execute(prepared, task.folder, resume=task.resume, base=task.base):
@@ -185,7 +188,8 @@ def _carry_out(task: Task, device: str) -> Iterator[Message]:
     yield Finished(prepared.run.average_incremental_accuracy or 0.0)
 
 
-def _failure(error: Exception) -> Failed:
+def failure(error: Exception) -> Failed:
+    """What is told of an error that ended a run."""
     if isinstance(error, InputError):
         return Failed(str(error))
     if isinstance(error, torch.OutOfMemoryError):

@@ -19,6 +19,7 @@ class Task:
 
     Attributes:
         folder: where it is carried out; its name is the run's, and no two may have the same.
+        deterministic: whether its process calls :func:`mnemo.machine.use_deterministic_algorithms`.
     """
 
     protocol: Protocol
@@ -31,6 +32,7 @@ class Task:
     base: Path | None = None
     resume: bool = False
     command: str = ""
+    deterministic: bool = False
 
     @property
     def name(self) -> str:
@@ -62,7 +64,7 @@ def combinations(common: Task, strategies: Sequence[str], seeds: Sequence[int]) 
 
     Raises InputError, with the nearest names, for an unknown strategy and for a setting that none has.
     """
-    values = _shared_out(common, strategies)
+    values = shared_out(common.protocol, common.values, strategies)
     return [
         replace(common, strategy=name, seed=seed, folder=common.folder / f"{name}-{seed}", values=values[name])
         for name in strategies
@@ -70,13 +72,17 @@ def combinations(common: Task, strategies: Sequence[str], seeds: Sequence[int]) 
     ]
 
 
-def _shared_out(common: Task, strategies: Sequence[str]) -> dict[str, dict[str, Any]]:
+def shared_out(protocol: Protocol, values: Mapping[str, Any], strategies: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For each strategy those of the settings ``values`` that it or the protocol has.
+
+    Raises InputError, with the nearest names, for an unknown strategy and for a setting that none has.
+    """
     of_protocol = Protocol.model_fields.keys() - experiment.NO_SETTINGS
     of_all = of_protocol | experiment.COMPONENTS
     accepted = {name: of_all | settings.defaults(experiment.recipe(name)).keys() for name in strategies}
-    what = f"setting of {' or '.join([common.protocol.name, *strategies])}"
-    refuse_unknown(common.values, set().union(*accepted.values()), what)
-    return {name: {key: common.values[key] for key in common.values if key in accepted[name]} for name in strategies}
+    what = f"setting of {' or '.join([protocol.name, *strategies])}"
+    refuse_unknown(values, set().union(*accepted.values()), what)
+    return {name: {key: values[key] for key in values if key in accepted[name]} for name in strategies}
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from mnemo.augment import CropAndFlip
+from mnemo.cli import app
 from mnemo.fewshot import experiment, record
 from mnemo.fewshot.data import FewShotData, Split
 from mnemo.fewshot.embedder import Embedder, let_learn
@@ -15,6 +17,7 @@ from mnemo.fewshot.show import plane
 from mnemo.files import InputError
 from mnemo.images import Images
 from mnemo.nets import FEW_SHOT_BACKBONES
+from mnemo.record import without_times
 
 FAST = {
     "backbone": "conv4-32",
@@ -324,3 +327,31 @@ def test_records_that_are_damaged(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "kind": "incremental"}))
     with pytest.raises(InputError, match="not the record of a few-shot run"):
         record.load(tmp_path)
+
+
+def test_a_record_is_enough_to_repeat_its_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("mnemo.report.write", lambda runs, out: out / "report.html")
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    asked = Asked(3, 1, 4, episodes=10, unlabelled=2)
+    carry_out(prepare("lst", asked, reveal=True), tmp_path)  # its tasks are not those that were drawn
+    folders = ["--out", tmp_path / "again", "--pretrained", tmp_path / "pretrained"]
+
+    def again(*more):
+        return CliRunner().invoke(app, ["fewshot", "--from", *map(str, [tmp_path / "run", *folders, *more])])
+
+    repeated = again()
+    assert repeated.exit_code == 0, repeated.output
+    assert "the same results as in" in repeated.output
+    first, second = (without_times(record.load(tmp_path / name)) for name in ("run", "again"))
+    assert first == {**second, "command": ""}
+    run = record.load(tmp_path / "run")
+    run.accuracy += 1
+    record.save(run, tmp_path / "run" / "run.json")
+    other = again("--resume")
+    assert other.exit_code == 1
+    assert "accuracy: differs, by 1 at most" in other.output
+    (tmp_path / "run" / "episodes.json").unlink()
+    refused = again("--resume")
+    assert refused.exit_code == 2
+    assert "episodes_digest" in refused.output
+    assert "leave --way out" in again("--way", 4).output

@@ -1,6 +1,8 @@
 """README's tables are what the recorded results say, and nothing else."""
 
+import importlib
 import importlib.util
+import json
 import statistics
 import tomllib
 from pathlib import Path
@@ -88,3 +90,17 @@ def test_a_table_has_mean_and_sample_deviation(suite, tmp_path):
     lines = suite.table(about, tmp_path).splitlines()
     assert f"85.0 ± {statistics.stdev(values):.1f}" in lines[2]
     assert lines[3].startswith("| other | | not yet measured")
+
+
+def test_the_page_on_reproducibility_has_the_measured_figures(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    threads = importlib.import_module("benchmarks.threads")
+    found = json.loads((ROOT / "benchmarks/results/threads/digits/measured.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "reproducibility.md").read_text(encoding="utf-8")
+    shown = page.split("<!-- results:threads -->")[1].split("<!-- /results:threads -->")[0].strip()
+    assert shown == threads.table(found)
+    # the tolerance that the page states
+    largest = found["largest"]
+    assert largest["average_incremental_accuracy"] <= 1
+    assert max(largest["accuracy after a phase"], largest["forgetting_rate"], largest["average_forgetting"]) <= 3
+    assert largest["accuracy of a group of classes"] <= 8

@@ -285,7 +285,7 @@ def test_cores_and_threads_are_shared(monkeypatch):
     ],
 )
 def test_foreseeable_failures_are_a_line(error, line):
-    failure = side_by_side._failure(error)
+    failure = side_by_side.failure(error)
     assert failure.line.startswith(line)
     assert failure.trace == ""
 
@@ -294,7 +294,7 @@ def test_other_failures_have_their_traceback_too():
     try:
         [].pop()
     except IndexError as error:
-        failure = side_by_side._failure(error)
+        failure = side_by_side.failure(error)
     assert failure.line == "IndexError: pop from empty list"
     assert "test_side_by_side.py" in failure.trace
 

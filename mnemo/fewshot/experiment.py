@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import checkpoint, machine, settings
 from ..files import InputError, first_complaint, sweep
-from ..images import statistics
+from ..images import digest, statistics
 from ..names import refuse_unknown
 from ..seeds import derive
 from . import data as data_sets
@@ -202,8 +202,10 @@ def prepare(
         config=settings.plain(settings.flat(arguments)),
         seed=seed,
         pretrained=identity.name if system.pretraining.pretrain_epochs else None,
+        data_digest=digest(loaded.train.images, loaded.validation.images, loaded.test.images),
         command=command,
         device=str(where),
+        deterministic=machine.deterministic(),
         versions=machine.versions(),
     )
     experiment = Experiment(system, loaded, identity, test, where, run, _baseline(baseline, test))
@@ -250,7 +252,7 @@ def execute(experiment: Experiment, out: Path, pretrained: Path, *, resume: bool
         OSError: the disk refuses.
     """
     run = experiment.run
-    run.hardware = machine.hardware(experiment.device)
+    run.hardware, run.threads = machine.hardware(experiment.device), machine.threads()
     latest = out / "checkpoints" / "latest.safetensors"
     kept = _kept(experiment, out, latest, resume)
     latest.parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +282,7 @@ def _kept(experiment: Experiment, out: Path, latest: Path, resume: bool) -> tupl
         earlier = FewShotRun.model_validate(about["run"])
     except (KeyError, ValidationError):
         raise InputError(f"{latest}: is no few-shot run's") from None
-    for key in ("method", "data", "seed", "config", "episodes_digest", "unlabelled", "distractors"):
+    for key in ("method", "data", "seed", "config", "episodes_digest", "unlabelled", "distractors", "deterministic"):
         old, new = getattr(earlier, key), getattr(experiment.run, key)
         if old != new:
             raise InputError(f"{latest}: is of another run: {settings.difference(key, old, new)}")

@@ -109,8 +109,11 @@ class FewShotRun(_Strict):
     validation: list[tuple[int, Percent]] = []
     curves: dict[str, list[float]] = {}
     shown: list[ShownTask] = []
+    data_digest: str = ""
     command: str = ""
     device: str = "cpu"
+    threads: int = 0
+    deterministic: bool = False
     hardware: str = ""
     versions: dict[str, str] = {}
     seconds: dict[str, float] = {}
