@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .documents import from_json
 from .files import InputError, replacing
 
 SCHEMA = 1
@@ -46,7 +47,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         text = metadata.get("mnemo", "{}")
         if "crc32" in metadata and metadata["crc32"] != _checksum(tensors, text):  # the first checkpoints have none
             raise ValueError("its checksum is wrong")
-        about = json.loads(text)
+        about = from_json(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:

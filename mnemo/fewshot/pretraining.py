@@ -15,11 +15,12 @@ from typing import Annotated, Literal
 import pydantic
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from .. import checkpoint
 from ..augment import Augmentation
+from ..counts import NonNegativeInt, PositiveInt
 from ..engine import Precision
 from ..files import sweep
 from ..images import Images
@@ -54,7 +55,7 @@ class Pretraining:
     pretrain_lr: PositiveFloat = 0.05
     pretrain_annealing: Literal["steps", "cosine"] = "cosine"
     pretrain_weight_decay: NonNegativeFloat = 5e-4
-    pretrain_batch_size: Annotated[int, Field(ge=2)] = 64
+    pretrain_batch_size: Annotated[PositiveInt, Field(ge=2)] = 64
     precision: Precision = "fp32"
 
     @property
