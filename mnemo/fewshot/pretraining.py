@@ -120,7 +120,9 @@ def pretrain(
     if not identity.settings.pretrain_epochs:
         return
     if done.exists():
-        embedder.backbone.load_state_dict(checkpoint.load(done)[0])
+        tensors, _ = checkpoint.load(done)
+        with checkpoint.fitting(done):
+            embedder.backbone.load_state_dict(tensors)
         return
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
@@ -172,6 +174,7 @@ def _cross_entropy(outputs: Outputs, labels: Tensor, old: Outputs | None) -> Ten
 def _take_up(path: Path, net: IncrementalNet, loop: Loop) -> int:
     tensors, about = checkpoint.load(path)
     parts = checkpoint.parted(tensors)
-    net.load_state_dict(parts["net"])
-    loop.load(parts["loop"])
-    return int(about["epochs"])
+    with checkpoint.fitting(path):
+        net.load_state_dict(parts["net"])
+        loop.load(parts["loop"])
+        return int(about["epochs"])
