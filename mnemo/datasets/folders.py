@@ -100,6 +100,7 @@ def _read_labels(path: Path) -> NDArray[Any]:
 
 def _read_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
     try:
+        _refuse_pipe(path)
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except FileNotFoundError:
         return tuple(str(label) for label in range(len(np.unique(labels))))
@@ -136,14 +137,19 @@ def _check_classes(path: Path, labels: NDArray[Any], names: tuple[str, ...]) -> 
 def _open(path: Path) -> NDArray[Any]:
     """A private, writable memory map of a .npy file, which torch takes without a copy or a warning."""
     try:
-        if path.exists() and not path.is_file():  # nothing may ever come out of a pipe
-            raise OSError("not a file")
+        _refuse_pipe(path)
         with np.errstate(all="raise"):  # sizes that overflow
             return np.lib.format.open_memmap(path, mode="c")
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; a folder of arrays holds {', '.join(ARRAYS)}") from error
     except Exception as error:  # damaged headers raise ValueError, TypeError, TokenError, MemoryError and more
         raise InputError(f"{path}: not a .npy array, or damaged; write it again with numpy.save") from error
+
+
+def _refuse_pipe(path: Path) -> None:
+    """Raise OSError for what is there and is no file: nothing may ever come out of it."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a file")
 
 
 def _by(shape: Iterable[int]) -> str:
