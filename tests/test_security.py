@@ -44,6 +44,9 @@ HOSTILE = [
 # Code
 
 
+ELSEWHERE = {"unpack_archive", "load_url", "load_state_dict_from_url", "urlretrieve"}
+
+
 def unsafe(tree):
     """Calls by which data could come to be run, and imports of what makes them possible."""
     for node in ast.walk(tree):
@@ -57,7 +60,7 @@ def unsafe(tree):
         called = ast.unparse(node.func)
         options = {option.arg: ast.unparse(option.value) for option in node.keywords}
         name = called.rpartition(".")[2]
-        if called in {"eval", "exec", "compile", "__import__", "os.system", "os.popen"}:
+        if called in {"eval", "exec", "compile", "__import__", "os.system", "os.popen"} or name in ELSEWHERE:
             yield node.lineno, called
         elif called == "torch.load" and options.get("weights_only") != "True":
             yield node.lineno, f"{called} without weights_only=True"
@@ -65,10 +68,8 @@ def unsafe(tree):
             yield node.lineno, f"{called} without allow_pickle=False"
         elif name in {"extractall", "extract"} and options.get("filter") != "'data'":
             yield node.lineno, f"{called} without filter='data'"
-        elif name in {"unpack_archive", "load_url", "load_state_dict_from_url", "urlretrieve"}:
-            yield node.lineno, called
         elif "True" in (options.get("shell"), options.get("allow_pickle")):
-            yield node.lineno, called
+            yield node.lineno, f"{called} with a shell, or pickles"
         elif name == "urlopen" and "timeout" not in options:
             yield node.lineno, f"{called} without timeout"
 
@@ -262,7 +263,8 @@ def pages(folder):
         )
         few = FewShotRun(
             method=writable, data=text, way=2, shot=1, queries=1, episodes=2, accuracy=50.0, interval=1.0,
-            batch_norm=text, transductive=False, config={text: text}, curves={text: [0.1]}, shown=[shown], device=text, pretrained=text,
+            batch_norm=text, transductive=False, config={text: text}, curves={text: [0.1]}, shown=[shown],
+            device=text, pretrained=text,
             episodes_digest=text, **common,
         )  # fmt: skip
         tasks.append(few)
