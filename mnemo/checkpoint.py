@@ -1,18 +1,21 @@
 """A run on disk between two epochs: one safetensors file, tensors and JSON together, so it is whole or not there."""
 
+import contextlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .files import InputError, replacing
+from .documents import from_json
+from .files import InputError, first_complaint, replacing
 
 SCHEMA = 1
 
@@ -46,14 +49,29 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         text = metadata.get("mnemo", "{}")
         if "crc32" in metadata and metadata["crc32"] != _checksum(tensors, text):  # the first checkpoints have none
             raise ValueError("its checksum is wrong")
-        about = json.loads(text)
+        about = from_json(text)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: the checkpoint is damaged ({error})") from None
-    if about.get("schema") != SCHEMA:
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
         raise InputError(f"{path}: not a checkpoint of this version of mnemo")
     return tensors, about
+
+
+@contextlib.contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what comes of taking up the checkpoint of something else into an InputError that names the file."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except ValidationError as error:
+        where, message = first_complaint(error)
+        raise InputError(f"{path}: the checkpoint does not fit this run ({where}: {message.lower()})") from None
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # torch uses several lines
+        raise InputError(f"{path}: the checkpoint does not fit this run ({reason})") from None
 
 
 def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from .files import InputError
+from .visible import in_a_line, on_a_page
 
 if TYPE_CHECKING:
     from . import experiment as experiments
@@ -32,7 +33,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    errors.print(f"[bold red]mnemo:[/] {escape(message)}")
+    errors.print(f"[bold red]mnemo:[/] {escape(in_a_line(message))}")
     raise typer.Exit(code)
 
 
@@ -351,14 +352,14 @@ def _command(protocol: str, task: "Task", given: Sequence[tuple[str, str]]) -> s
 
 def _setting(text: str) -> tuple[str, Any]:
     """KEY=VALUE, where VALUE is read as TOML if it can be, and else as a string."""
-    import tomllib
+    from .documents import from_toml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise InputError(f"--set {text}: write KEY=VALUE")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), from_toml(f"value = {value}")["value"]
+    except ValueError:
         return key.strip(), value
 
 
@@ -576,7 +577,7 @@ def report(
     from . import report as pages
 
     loaded = [pages.load(path) for path in runs]
-    print(pages.write(loaded, out, runs))
+    print(in_a_line(pages.write(loaded, out, runs)))
 
 
 @app.command("list")
@@ -602,7 +603,7 @@ def data_check(name: str, data_dir: DataDir = None) -> None:
 
     with console.progress("reading") as update:
         text = datasets.check(name, data_dir, update)
-    print(text)
+    print(on_a_page(text))
 
 
 @data.command("fetch")
@@ -612,7 +613,7 @@ def data_fetch(name: str, data_dir: DataDir = None) -> None:
 
     with console.progress("fetching") as update:
         text = datasets.fetch(name, data_dir, update)
-    print(text)
+    print(in_a_line(text))
 
 
 @data.command("import")
@@ -634,7 +635,7 @@ def data_import(
 
     with console.progress("importing") as update:
         folder = datasets.import_(source, name, data_dir, image_size, update)
-    print(folder)
+    print(in_a_line(folder))
 
 
 def main() -> None:

@@ -22,8 +22,14 @@ from .record import CLASSIFIERS, Run
 from .report.summary import Estimate, gather
 from .side_by_side import workers
 from .tasks import Plan
+from .visible import in_a_line
 
 console = Console(highlight=False)
+
+
+def _shown(text: object) -> str:
+    """What others may have written, as rich shows it: no markup, no control characters."""
+    return escape(in_a_line(text))
 
 
 class _TimeLeft(ProgressColumn):
@@ -96,7 +102,7 @@ class _Row:
 
     def __init__(self, progress: Progress, phases: int, work: Mapping[tuple[int, str], float], name: str = "") -> None:
         self._progress, self._phases, self._work, self._name = progress, phases, work, name
-        self._id = progress.add_task("waiting", start=False, total=sum(work.values()), already=None, name=name)
+        self._id = progress.add_task("waiting", start=False, total=sum(work.values()), already=None, name=_shown(name))
         self._started = self._last_line = time.monotonic()
 
     def wait_for_process(self) -> None:
@@ -167,7 +173,7 @@ class _Row:
 
     def _line(self, text: str) -> None:
         """One line of a file stays one line, however long it is."""
-        name = f"{self._name}  " if self._name else ""
+        name = f"{_shown(self._name)}  " if self._name else ""
         console.print(name + text, soft_wrap=not console.is_terminal)
 
 
@@ -190,7 +196,7 @@ class Display:
         run = self._experiment.run
         if not self._quiet:
             console.print(
-                f"[bold]{run.strategy}[/] on [bold]{run.protocol}[/], seed {run.seed}, {run.device}: "
+                f"[bold]{_shown(run.strategy)}[/] on [bold]{_shown(run.protocol)}[/], seed {run.seed}, {run.device}: "
                 f"{len(run.class_order)} classes in {_count(len(run.phase_classes), 'phase')}"
             )
         self._row.begin()
@@ -230,7 +236,7 @@ class SideBySide:
         strategies = ", ".join(dict.fromkeys(plan.task.strategy for plan in self._plans))
         if not self._quiet:
             console.print(
-                f"[bold]{strategies}[/] on [bold]{first.task.protocol.name}[/], {first.device}: "
+                f"[bold]{strategies}[/] on [bold]{_shown(first.task.protocol.name)}[/], {first.device}: "
                 f"{_count(len(self._plans), 'run')}, {workers(self._plans)} at once",
                 soft_wrap=not console.is_terminal,
             )
@@ -374,15 +380,15 @@ def _value(name: str, value: float) -> str:
 
 def comparison(runs: Sequence[Run], page: Path) -> None:
     """A line for every strategy with means over seeds, and where the report is."""
-    table = Table(title=f"{runs[0].protocol}: {_seeds(runs)}", title_justify="left")
+    table = Table(title=f"{_shown(runs[0].protocol)}: {_seeds(runs)}", title_justify="left")
     table.add_column("strategy")
     for name in ("average accuracy", "last accuracy", "forgetting rate"):
         table.add_column(name, justify="right")
     for group in (group for each in gather(runs) for group in each.groups):
         figures = (group.average_incremental_accuracy, group.last_accuracy, group.forgetting_rate)
-        table.add_row(group.name, *map(_estimate, figures))
+        table.add_row(_shown(group.name), *map(_estimate, figures))
     console.print(table)
-    console.print(f"report: {page}", soft_wrap=True)
+    console.print(f"report: {_shown(page)}", soft_wrap=True)
 
 
 def _seeds(runs: Sequence[Run]) -> str:
@@ -400,7 +406,7 @@ def _estimate(figure: Estimate | None) -> str:
 
 def summary(run: Run, page: Path) -> None:
     """The figures of a run, and where its report is."""
-    table = Table(title=f"{run.strategy} on {run.protocol}, seed {run.seed}", title_justify="left")
+    table = Table(title=f"{_shown(run.strategy)} on {_shown(run.protocol)}, seed {run.seed}", title_justify="left")
     table.add_column("predicting by")
     for name in ("average accuracy", "last accuracy", "forgetting rate", "average forgetting"):
         table.add_column(name, justify="right")
@@ -414,7 +420,7 @@ def summary(run: Run, page: Path) -> None:
         style = "bold" if name == run.classifier else "dim"
         table.add_row(CLASSIFIERS[name], *(f"{figure or 0:.2f}" for figure in figures), style=style)
     console.print(table)
-    console.print(f"report: {page}", soft_wrap=True)
+    console.print(f"report: {_shown(page)}", soft_wrap=True)
 
 
 def repetition(differences: Sequence[str], path: Path) -> None:
@@ -430,7 +436,7 @@ def repetition(differences: Sequence[str], path: Path) -> None:
 def fewshot_summary(run: FewShotRun, page: Path) -> None:
     """The accuracy of a few-shot run, and where its report is."""
     words = "transductive" if run.transductive else "inductive"
-    table = Table(title=f"{run.method} on {run.data}, seed {run.seed}", title_justify="left")
+    table = Table(title=f"{_shown(run.method)} on {_shown(run.data)}, seed {run.seed}", title_justify="left")
     for name in (f"{run.way}-way {run.shot}-shot accuracy, %", "95 % interval", "tasks", "batch norm", "setting"):
         table.add_column(name, justify="right")
     table.add_row(
@@ -439,8 +445,8 @@ def fewshot_summary(run: FewShotRun, page: Path) -> None:
     console.print(table)
     if run.paired is not None:
         gap = run.paired
-        console.print(f"{gap.difference:+.2f} ± {gap.interval:.2f} points against {gap.baseline}, task by task")
-    console.print(f"report: {page}", soft_wrap=True)
+        console.print(f"{gap.difference:+.2f} ± {gap.interval:.2f} points against {_shown(gap.baseline)}, task by task")
+    console.print(f"report: {_shown(page)}", soft_wrap=True)
 
 
 def catalogue() -> None:
@@ -468,7 +474,7 @@ def _first_line(thing: object) -> str:
 def _listing(title: str, lines: dict[str, str]) -> None:
     table = Table("name", "", title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
     for name, line in lines.items():
-        table.add_row(f"[bold]{name}[/]", Text(line))
+        table.add_row(f"[bold]{_shown(name)}[/]", Text(in_a_line(line)))
     console.print(table)
     console.print()
 
@@ -477,7 +483,7 @@ def data_sets(found: Sequence[Available]) -> None:
     """The data sets that are known or found, and where."""
     table = Table("name", "what", "where", box=None, padding=(0, 2))
     for name, description, where in found:
-        table.add_row(f"[bold]{name}[/]", Text(description), Text(where or "not here"))
+        table.add_row(f"[bold]{_shown(name)}[/]", Text(description), Text(in_a_line(where or "not here")))
     console.print(table)
 
 

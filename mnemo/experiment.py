@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from . import checkpoint, datasets, machine, record, sessions, settings
@@ -332,37 +333,43 @@ def refuse_another_base(experiment: Experiment, base: Path) -> None:
 def _same_base(experiment: Experiment, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, about = checkpoint.load(path)
     ours = base_identity(experiment)
-    if about["base"] != ours:
-        raise InputError(f"{path}: is of another base network: {settings.difference('base', about['base'], ours)}")
+    with checkpoint.fitting(path):
+        theirs = about["base"]
+    if theirs != ours:
+        raise InputError(f"{path}: is of another base network: {settings.difference('base', theirs, ours)}")
     return tensors, about
 
 
 def _take_up(experiment: Experiment, path: Path) -> None:
     tensors, about = checkpoint.load(path)
-    earlier = Run.model_validate(about["run"])
+    with checkpoint.fitting(path):
+        earlier = Run.model_validate(about["run"])
     for key in ("strategy", "protocol", "seed", "config", "class_order", "deterministic"):
         old, new = getattr(earlier, key), getattr(experiment.run, key)
         if old != new:
             raise InputError(f"{path}: is of another run: {settings.difference(key, old, new)}")
     experiment.run = earlier
-    _restore(experiment, tensors, about)
+    _restore(experiment, path, tensors, about)
 
 
 def _take_over(experiment: Experiment, path: Path) -> None:
     tensors, about = _same_base(experiment, path)
-    _restore(experiment, tensors, about)
-    experiment.run.outcomes = Run.model_validate(about["run"]).outcomes[:1]  # of the training that is taken over
+    _restore(experiment, path, tensors, about)
+    with checkpoint.fitting(path):
+        experiment.run.outcomes = Run.model_validate(about["run"]).outcomes[:1]  # of the training that is taken over
     if len(experiment.learner.waypoints) < experiment.learner.strategy.waypoints:
         raise InputError(f"{path}: its run kept no waypoints; train a base network with the same waypoints setting")
 
 
-def _restore(experiment: Experiment, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    try:
-        experiment.learner.load(tensors, Position(**about["position"]), experiment.stream.groups)
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())  # torch uses several lines
-        raise InputError(f"the checkpoint does not fit this run ({reason})") from None
-    experiment.learner.seconds = about["seconds"]
+def _restore(experiment: Experiment, path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    with checkpoint.fitting(path):
+        experiment.learner.load(tensors, position(about), experiment.stream.groups)
+        experiment.learner.seconds = dict(about["seconds"])
+
+
+def position(about: Mapping[str, Any]) -> Position:
+    """How far a run had come at a checkpoint that says this. Raises KeyError or ValueError: it is none of a run."""
+    return TypeAdapter(Position).validate_python(about["position"])
 
 
 def _note(experiment: Experiment, event: Event) -> None:

@@ -108,7 +108,8 @@ def _joined_logits(parts: Sequence[Images]) -> Tensor | None:
 def statistics(images: Images, sample: int = 10_000) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in grey levels, over at most ``sample`` images, evenly spaced."""
     pixels = images.pixels[:: max(1, len(images) // sample)].float()
-    return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).clamp(min=1e-3).tolist()
+    correction = int(pixels[:, 0].numel() > 1)  # a single pixel has no sample deviation
+    return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3), correction=correction).clamp(min=1e-3).tolist()
 
 
 def digest(*sets: Images, most: int = 2**28) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import metrics
+from .documents import from_json
 from .files import InputError, first_complaint, write_text
 
 SCHEMA = 1
@@ -184,7 +185,7 @@ def load(path: Path) -> Run:
     if path.is_dir():
         path = path / "run.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such run") from None
     except (OSError, ValueError) as error:

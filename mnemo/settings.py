@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat
 
 from . import codecs
 from .codecs import Codec
 from .compression import CHOICES
+from .counts import NonNegativeInt, PositiveInt
 from .engine import Precision
 from .files import InputError, first_complaint
 from .learner import Strategy, Transfer
@@ -58,7 +59,7 @@ class Training:
     annealing: Literal["steps", "cosine"] = "steps"
     replays: NonNegativeInt = 0
     weight_decay: NonNegativeFloat = 5e-4
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    batch_size: Annotated[PositiveInt, Field(ge=2)] = 128
     backbone: Literal["resnet32", "resnet20", "resnet8", "resnet18", "small"] = "resnet32"
     transfer: Transfer = "none"
     hold_out: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -134,8 +134,10 @@ def _finished(task: Task, prepared: experiment.Experiment) -> Finished | None:
     """What there is of a run whose last checkpoint is its end; it must be the same run."""
     if not task.latest.exists():
         return None
-    position = checkpoint.load(task.latest)[1]["position"]
-    if position["phase"] < len(prepared.stream):
+    _, about = checkpoint.load(task.latest)
+    with checkpoint.fitting(task.latest):
+        reached = experiment.position(about)
+    if reached.phase < len(prepared.stream):
         return None
     for _ in experiment.execute(prepared, task.folder, resume=True):
         pass  # there is nothing to do but to compare settings

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from mnemo.compression import unit_features
+from mnemo.counts import NonNegativeInt, PositiveInt
 from mnemo.fewshot.episodes import Episodes, Sampler, Shape
 from mnemo.files import InputError
 from mnemo.images import Images
@@ -30,7 +31,7 @@ def cec(
     graph_epochs: NonNegativeInt = 100,
     graph_lr: PositiveFloat = 0.0002,
     episodes: PositiveInt = 50,
-    ways: Annotated[int, Field(ge=2)] = 15,
+    ways: Annotated[PositiveInt, Field(ge=2)] = 15,
     shots: PositiveInt = 5,
     queries: PositiveInt = 15,
 ) -> Strategy:

@@ -2,9 +2,10 @@
 
 import math
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from mnemo.counts import PositiveInt
 from mnemo.learner import Strategy
 from mnemo.losses import less_forget as less_forget_loss
 from mnemo.losses import margin_ranking

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt
+from pydantic import NonNegativeFloat
 
+from mnemo.counts import NonNegativeInt
 from mnemo.exemplars.distribution_matching import DistributionMatching
 from mnemo.exemplars.gradient_matching import GradientMatching
 from mnemo.exemplars.mnemonics import Bilevel, Mnemonics

@@ -1,14 +1,32 @@
-"""What several test files share: a tiny data set with its protocol, and the command as a process of its own."""
+"""What several test files share: a tiny data set with its protocol, and the command in this process or its own."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from mnemo.cli import app
+
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    max_examples=10,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "thorough", hypothesis.settings.get_profile("suite"), derandomize=False, max_examples=1000, print_blob=True
+)
+hypothesis.settings.load_profile("suite")  # pytest's option --hypothesis-profile comes later, and overrides it
 
 PROTOCOL = """
 description = "six classes of blobs in three phases"
@@ -47,6 +65,36 @@ def blobs(tmp_path_factory):
     (root / "blobs" / "classes.txt").write_text("".join(f"blob {letter}\n" for letter in "abcdef"))
     (root / "blobs.toml").write_text(PROTOCOL)
     return root
+
+
+@pytest.fixture
+def orderly(blobs, tmp_path, monkeypatch):
+    """``mnemo`` in this process, in an empty folder, of which this asks what is asked of it whatever it is given.
+
+    It ends with 0, or with 2 and one line of text, without control characters, in which ``names`` stands. What there is
+    on standard output is text that may be written.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MNEMO_DATA_DIR", str(blobs))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    runner = CliRunner()
+
+    def call(*arguments, names=""):
+        result = runner.invoke(app, [str(argument) for argument in arguments], prog_name="mnemo")
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code in (0, 2)
+        shown = re.sub("[\t\n]", "", result.stdout)
+        assert not re.search("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", shown + result.stderr[:-1])
+        if result.exit_code == 2:
+            assert result.stderr.startswith("mnemo: ")
+            assert result.stderr.count("\n") == 1
+            assert names in result.stderr
+        else:
+            assert result.stderr == ""
+        return result
+
+    return call
 
 
 class Command:

@@ -1,14 +1,15 @@
 """What the file of an ablation says, and the cells of its grid."""
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnemo import protocols
+from mnemo.counts import NonNegativeInt, PositiveInt
+from mnemo.documents import from_toml
 from mnemo.files import InputError, first_complaint
 from mnemo.names import refuse_unknown
 from mnemo.protocols import Protocol
@@ -115,7 +116,7 @@ class Cell:
 def load(path: Path) -> Ablation:
     """Read a file. Raises InputError if it is not there or is not one of this kind."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = from_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # neither UTF-8 nor TOML is a ValueError too

@@ -2,14 +2,15 @@
 
 import shlex
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mnemo.counts import NonNegativeInt, PositiveInt
+from mnemo.documents import from_toml
 from mnemo.files import InputError, first_complaint
 from mnemo.names import refuse_unknown
 
@@ -106,7 +107,7 @@ class Cell:
 def load(path: Path) -> Comparison:
     """Read a file. Raises InputError if it is not there or is not one of this kind."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = from_toml(path.read_text(encoding="utf-8"))
         plan = Comparison.model_validate({**values, "name": path.stem, "path": path})
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

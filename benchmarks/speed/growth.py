@@ -1,5 +1,6 @@
 """(g) How cost grows with the work: exponents of time and memory, fitted to measurements."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -124,7 +125,7 @@ def _variants(options: Options, growth: Growth) -> list[Variant]:
 
 
 def _module(growth: Growth) -> Any:
-    return exemplars if growth.module == exemplars.HERE else __import__(HERE, fromlist=["growth"])
+    return exemplars if growth.module == exemplars.HERE else importlib.import_module(HERE)
 
 
 def _curves(options: Options, growth: Growth, variants: Sequence[Variant]) -> list[Curve]:

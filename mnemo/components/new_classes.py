@@ -21,9 +21,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from ..counts import NonNegativeInt, PositiveInt
 from ..fewshot.gradient_descent import GradientDescent, last
 from ..fewshot.tasks import Tasks
 from .ensemble import Ensemble
@@ -56,7 +57,7 @@ class Components:
     components: tuple[Name, ...] = ()
     meta_iterations: NonNegativeInt = 300
     meta_lr: PositiveFloat = 1e-3
-    meta_ways: Annotated[int, Field(ge=2)] = 5
+    meta_ways: Annotated[PositiveInt, Field(ge=2)] = 5
     meta_shots: PositiveInt = 5
     meta_unlabelled: PositiveInt = 15
     row_steps: PositiveInt = 10

@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +83,8 @@ def _read_pixels(path: Path) -> torch.Tensor:
             f"{path}: {pixels.dtype} of {_by(pixels.shape)}; images must be uint8, "
             "n x height x width x 3 (or n x height x width for grey)"
         )
+    if 0 in pixels.shape[1:]:
+        raise InputError(f"{path}: images of {_by(pixels.shape[1:])}; each side must have a pixel at least")
     if not pixels.flags.c_contiguous:
         raise InputError(f"{path}: in Fortran order; save numpy.ascontiguousarray of it")
     tensor = torch.from_numpy(pixels)
@@ -89,22 +93,28 @@ def _read_pixels(path: Path) -> torch.Tensor:
 
 def _read_labels(path: Path) -> NDArray[Any]:
     labels = np.asarray(_open(path))
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(f"{path}: {labels.dtype} of {_by(labels.shape)}; labels must be integers, one for each image")
     return labels
 
 
 def _read_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
     try:
+        _refuse_pipe(path)
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except FileNotFoundError:
         return tuple(str(label) for label in range(len(np.unique(labels))))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text; write one class name a line") from error
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise InputError(f"{path}: {twice[0]!r} stands there twice; class names must differ")
     return names
+
+
+def is_class_name(text: str) -> bool:
+    """Whether ``classes.txt`` can hold a name as it is: a line of UTF-8, without space around it."""
+    return text.splitlines() == [text.strip()] == [text] and not re.search("[\ud800-\udfff]", text)
 
 
 def _check_classes(path: Path, labels: NDArray[Any], names: tuple[str, ...]) -> None:
@@ -127,11 +137,19 @@ def _check_classes(path: Path, labels: NDArray[Any], names: tuple[str, ...]) -> 
 def _open(path: Path) -> NDArray[Any]:
     """A private, writable memory map of a .npy file, which torch takes without a copy or a warning."""
     try:
-        return np.lib.format.open_memmap(path, mode="c")
+        _refuse_pipe(path)
+        with np.errstate(all="raise"):  # sizes that overflow
+            return np.lib.format.open_memmap(path, mode="c")
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; a folder of arrays holds {', '.join(ARRAYS)}") from error
-    except (OSError, ValueError, TypeError, EOFError, OverflowError) as error:
+    except Exception as error:  # damaged headers raise ValueError, TypeError, TokenError, MemoryError and more
         raise InputError(f"{path}: not a .npy array, or damaged; write it again with numpy.save") from error
+
+
+def _refuse_pipe(path: Path) -> None:
+    """Raise OSError for what is there and is no file: nothing may ever come out of it."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a file")
 
 
 def _by(shape: Iterable[int]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import InputError
-from .folders import Progress, building, disk_errors, write_names, write_pixels
+from .folders import Progress, building, disk_errors, is_class_name, write_names, write_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,6 +73,8 @@ def _class_folders(split: Path) -> list[str]:
     names = sorted(entry.name for entry in os.scandir(split) if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise InputError(f"{split}: no class folders; pictures lie in {split.name}/CLASS/")
+    if strange := [name for name in names if not is_class_name(name)]:
+        raise InputError(f"{split / strange[0]}: a class's name must be one line of UTF-8 without space around it")
     return names
 
 

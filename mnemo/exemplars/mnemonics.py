@@ -30,7 +30,7 @@ from typing import Literal
 import pydantic
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 from torch import Tensor
 from torch.func import functional_call
 
@@ -38,6 +38,7 @@ from .. import bilevel
 from ..augment import Augmentation
 from ..bilevel import Hypergradient, InnerLoss, OuterLoss, Parameters
 from ..components.scaling_shifting import FROZEN
+from ..counts import NonNegativeInt, PositiveInt
 from ..engine import Captured
 from ..images import Images, join
 from ..nets import IncrementalNet, Outputs

@@ -5,11 +5,12 @@ from typing import Annotated, Protocol
 
 import pydantic
 import torch
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 from ..codecs import Codec, Raw, to_uint8
 from ..compression import logits
+from ..counts import NonNegativeInt, PositiveInt
 from ..images import Images
 from ..memory import ranks
 from ..stages import Situation

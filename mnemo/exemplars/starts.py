@@ -12,9 +12,9 @@ from typing import Literal
 
 import pydantic
 import torch
-from pydantic import PositiveInt
 from torch import nn
 
+from ..counts import PositiveInt
 from ..images import Images, join
 from ..nets import IncrementalNet, folded
 from ..seeds import derive

@@ -8,9 +8,11 @@ from typing import Annotated
 
 import pydantic
 import torch
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from ..counts import NonNegativeInt, PositiveInt
+from ..documents import from_json
 from ..files import InputError, first_complaint, write_text
 from ..seeds import generator
 
@@ -29,7 +31,7 @@ class Shape:
         distractors: further classes of which only unlabelled images come, as many of each.
     """
 
-    ways: Annotated[int, Field(ge=2)] = 5
+    ways: Annotated[PositiveInt, Field(ge=2)] = 5
     shots: PositiveInt = 1
     queries: PositiveInt = 15
     unlabelled: NonNegativeInt = 0
@@ -200,7 +202,7 @@ def load(path: Path, data: str, split: str, labels: Tensor) -> Episodes:
         InputError: it is not there, is no such file, or does not fit the data.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = from_json(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError(f"no episodes of schema {SCHEMA}")
         shape = TypeAdapter(Shape).validate_python(values.get("shape"))

@@ -278,10 +278,8 @@ def _kept(experiment: Experiment, out: Path, latest: Path, resume: bool) -> tupl
     if not resume:
         raise InputError(f"{out} has a run already: --resume goes on with it, --out takes another folder")
     tensors, about = checkpoint.load(latest)
-    try:
+    with checkpoint.fitting(latest):
         earlier = FewShotRun.model_validate(about["run"])
-    except (KeyError, ValidationError):
-        raise InputError(f"{latest}: is no few-shot run's") from None
     for key in ("method", "data", "seed", "config", "episodes_digest", "unlabelled", "distractors", "deterministic"):
         old, new = getattr(earlier, key), getattr(experiment.run, key)
         if old != new:
@@ -302,12 +300,10 @@ class _Saver:
         tensors, about = kept
         if not about:
             return
-        try:
+        with checkpoint.fitting(self._path):
             if self._loop is not None:
                 self._loop.load(tensors, about["loop"])
             self.accuracies = [float(value) for value in about["accuracies"]]
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError(f"{self._path}: does not fit this run ({' '.join(str(error).split())})") from None
 
     def save(self, *, at_once: bool = False) -> None:
         if not at_once and time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import pydantic
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from .. import checkpoint
+from ..counts import NonNegativeInt, PositiveInt
 from ..files import InputError
 from ..seeds import generator
 from ..settings import STRICT
@@ -49,7 +50,7 @@ class MetaTraining:
     least_lr: NonNegativeFloat = 1e-4
     varied: bool = True
     validate_every: PositiveInt = 500
-    validation_episodes: Annotated[int, Field(ge=1)] = 200
+    validation_episodes: PositiveInt = 200
     hard_tasks: bool = False
     hard_every: PositiveInt = 10
     hard_iterations: PositiveInt = 5

@@ -15,11 +15,12 @@ from typing import Annotated, Literal
 import pydantic
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from .. import checkpoint
 from ..augment import Augmentation
+from ..counts import NonNegativeInt, PositiveInt
 from ..engine import Precision
 from ..files import sweep
 from ..images import Images
@@ -54,7 +55,7 @@ class Pretraining:
     pretrain_lr: PositiveFloat = 0.05
     pretrain_annealing: Literal["steps", "cosine"] = "cosine"
     pretrain_weight_decay: NonNegativeFloat = 5e-4
-    pretrain_batch_size: Annotated[int, Field(ge=2)] = 64
+    pretrain_batch_size: Annotated[PositiveInt, Field(ge=2)] = 64
     precision: Precision = "fp32"
 
     @property
@@ -119,7 +120,9 @@ def pretrain(
     if not identity.settings.pretrain_epochs:
         return
     if done.exists():
-        embedder.backbone.load_state_dict(checkpoint.load(done)[0])
+        tensors, _ = checkpoint.load(done)
+        with checkpoint.fitting(done):
+            embedder.backbone.load_state_dict(tensors)
         return
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
@@ -171,6 +174,7 @@ def _cross_entropy(outputs: Outputs, labels: Tensor, old: Outputs | None) -> Ten
 def _take_up(path: Path, net: IncrementalNet, loop: Loop) -> int:
     tensors, about = checkpoint.load(path)
     parts = checkpoint.parted(tensors)
-    net.load_state_dict(parts["net"])
-    loop.load(parts["loop"])
-    return int(about["epochs"])
+    with checkpoint.fitting(path):
+        net.load_state_dict(parts["net"])
+        loop.load(parts["loop"])
+        return int(about["epochs"])

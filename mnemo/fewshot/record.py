@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..documents import from_json
 from ..files import InputError, first_complaint, write_text
 from ..record import SCHEMA, Percent
 
@@ -166,7 +167,7 @@ def load_accuracies(path: Path) -> tuple[list[float], str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such run") from None
     except (OSError, ValueError) as error:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pydantic
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import PositiveFloat
 
 from ..components.scaling_shifting import Granularity
+from ..counts import NonNegativeInt
 from ..settings import STRICT
 from .embedder import BatchNorm, Embedder, Learns
 from .episodes import Shape

@@ -1,6 +1,5 @@
 """Protocols: which data, in which phases, and the settings that a comparison fixes for every strategy."""
 
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -9,23 +8,27 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     ValidationInfo,
     field_validator,
 )
 
+from ..counts import NonNegativeInt, PositiveInt
+from ..documents import from_toml
 from ..files import InputError, first_complaint
 from ..names import refuse_unknown
+from ..visible import in_a_line
+
+MOST_PIXELS = 4096
+"""Of a side, as for what :func:`mnemo.datasets.import_` makes."""
 
 
 class Protocol(BaseModel):
     """What a TOML file of a protocol says.
 
     Attributes:
-        name: the file's, without its ending.
+        name: the file's, without its ending; that of a folder where runs are kept.
         description: one line.
         dataset: a name or folder that :func:`mnemo.datasets.load` knows.
         classes: the first in the order, which alone are used; None: all of them.
@@ -62,12 +65,19 @@ class Protocol(BaseModel):
     order_seed: NonNegativeInt | None = None
     validation: NonNegativeInt = 0
     augmentation: Literal["crop", "resized-crop"] = "crop"
-    padding: NonNegativeInt = 4
-    crop_size: PositiveInt = 224
+    padding: int = Field(4, ge=0, le=MOST_PIXELS)
+    crop_size: int = Field(224, gt=0, le=MOST_PIXELS)
     mirrors: bool = True
     mean: list[float] | None = Field(None, min_length=1, max_length=4)
     std: list[PositiveFloat] | None = Field(None, min_length=1, max_length=4)
     strategy: dict[str, Any] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if Path(name).name != name or name == ".." or in_a_line(name) != name:
+            raise ValueError(f"{in_a_line(name)} cannot be the name of a folder")
+        return name
 
     @field_validator("order_seed")
     @classmethod
@@ -109,8 +119,8 @@ def load(name: str) -> Protocol:
 
 def _parse(text: str, file: str) -> Protocol:
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = from_toml(text)
+    except ValueError as error:
         raise InputError(f"{file}: not valid TOML: {error}") from None
     refuse_unknown(values, Protocol.model_fields, f"key in {file}")
     return _validated({"name": file.removesuffix(".toml"), **values}, file)

@@ -3,7 +3,6 @@
 Few-shot runs have a page of their own, by :mod:`mnemo.report.fewshot`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,6 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from .. import record
+from ..documents import from_json
 from ..fewshot import record as fewshot_record
 from ..fewshot.record import FewShotRun
 from ..files import InputError, replacing, write_text
@@ -112,7 +112,7 @@ def _write(runs: Sequence[Run], out: Path) -> Path:
 def _kind(path: Path) -> object:
     """What a record says that it is; None where it says nothing or cannot be read, which its loader complains of."""
     try:
-        data = json.loads((path / "run.json" if path.is_dir() else path).read_text(encoding="utf-8"))
+        data = from_json((path / "run.json" if path.is_dir() else path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return data.get("kind") if isinstance(data, dict) else None

@@ -6,6 +6,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 
+from ..visible import in_a_line
 from .fewshot_charts import accuracy_ticks, figure
 from .fewshot_groups import Contest
 from .figures import FONT, INK, MUTED, OKABE_ITO, PALE, TEXT, blank, save
@@ -47,12 +48,14 @@ def _write(axes: Axes, at: tuple[float, float], words: str, side: Literal["left"
     """Words above a bar, a little inwards from its left or right end ``at``."""
     style = TEXT | {"fontsize": 9, "horizontalalignment": side, "verticalalignment": "bottom"}
     inwards = (4 if side == "left" else -4, 9)
-    axes.annotate(words, at, inwards, textcoords="offset points", annotation_clip=False, parse_math=False, **style)
+    axes.annotate(
+        in_a_line(words), at, inwards, textcoords="offset points", annotation_clip=False, parse_math=False, **style
+    )
 
 
 def _finish(axes: Axes, contest: Contest) -> None:
     marks = accuracy_ticks(contest)
-    axes.set_title(contest.name, loc="left", parse_math=False, **(TEXT | {"fontsize": 10}))
+    axes.set_title(in_a_line(contest.name), loc="left", parse_math=False, **(TEXT | {"fontsize": 10}))
     axes.set_xticks(marks, [tick(round(mark, 1)) for mark in marks])
     axes.set_xlim(marks[0], marks[-1])
     axes.set_ylim(_last_row(contest) + BELOW, -ABOVE)

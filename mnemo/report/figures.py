@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import offset_copy
 
+from ..visible import in_a_line
 from .samples import Exemplar, Kind, Sheet, grouped
 from .summary import Comparison, Estimate, Group
 from .svg import MOST_MARKERS, apart, percent_ticks, thinned
@@ -139,7 +140,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
     places = apart([y for _, y, _ in ends], (high - low) * 0.062, low, high)
     for (x, y, name), place in zip(ends, places, strict=True):
         axes.annotate(
-            name,
+            in_a_line(name),
             (x, y),
             (x, place),
             textcoords=beside,
@@ -160,7 +161,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
 
 
 def _finish(axes: Axes, seen: Sequence[int], title: str) -> None:
-    axes.set_title(title, loc="left", parse_math=False, **(TEXT | {"fontsize": 10}))
+    axes.set_title(in_a_line(title), loc="left", parse_math=False, **(TEXT | {"fontsize": 10}))
     axes.set_xticks(thinned(seen, 7))
     axes.set_xlabel("classes seen", **TEXT)
     axes.set_ylabel("accuracy (%)", **TEXT)
@@ -225,4 +226,4 @@ def _under(axes: Axes, left: float, y: float, words: str, colour: str) -> None:
 
 def write(axes: Axes, x: float, y: float, words: str, **style: Any) -> None:
     """Words in the common type, as they are: no mathematics."""
-    axes.text(x, y, words, verticalalignment="center", parse_math=False, **(TEXT | style))
+    axes.text(x, y, in_a_line(words), verticalalignment="center", parse_math=False, **(TEXT | style))

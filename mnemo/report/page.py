@@ -4,11 +4,12 @@ from collections.abc import Iterable
 
 import jinja2
 
+from ..visible import on_a_page
 from .samples import data_uri, grouped
 
 
 def render(template: str, /, **values: object) -> str:
-    """The page that a template of this package makes of values; every string is escaped."""
+    """The page that a template of this package makes of values; every string is escaped, and only to be seen."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__),
         autoescape=True,
@@ -17,7 +18,7 @@ def render(template: str, /, **values: object) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"data_uri": data_uri, "plain": plain, "grouped": grouped, "listed": listed}
-    return environment.get_template(template).render(**values)
+    return on_a_page(environment.get_template(template).render(**values))
 
 
 def listed(items: Iterable[object]) -> str:

@@ -2,13 +2,14 @@
 
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 
 from ...components.ensemble import Ensemble
 from ...components.epochs import Epochs, HeadEpochs
 from ...components.hyperprior import Hyperprior
 from ...components.synthetic_gradient import Network as Synthesiser
 from ...components.synthetic_gradient import SyntheticGradient
+from ...counts import PositiveInt
 from ..embedder import Embedder, Learns
 from ..episodes import Shape
 from ..gradient_descent import GradientDescent, Kind, Scale, Start

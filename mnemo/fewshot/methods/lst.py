@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-from pydantic import NonNegativeInt, PositiveInt
-
 from ...components.self_training import SelfTraining
+from ...counts import NonNegativeInt, PositiveInt
 from ..embedder import Embedder, Learns
 from ..episodes import Shape
 from ..gradient_descent import Start

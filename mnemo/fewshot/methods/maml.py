@@ -1,7 +1,8 @@
 """MAML: Finn, Abbeel and Levine, ICML 2017."""
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import PositiveFloat
 
+from ...counts import NonNegativeInt
 from ..embedder import Embedder
 from ..episodes import Shape
 from ..gradient_descent import GradientDescent

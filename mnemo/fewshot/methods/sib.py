@@ -1,9 +1,10 @@
 """SIB: Hu et al., "Empirical Bayes Transductive Meta-Learning with Synthetic Gradients", ICLR 2020."""
 
-from pydantic import NonNegativeInt, PositiveFloat
+from pydantic import PositiveFloat
 
 from ...components.synthetic_gradient import Network as Synthesiser
 from ...components.synthetic_gradient import SyntheticGradient
+from ...counts import NonNegativeInt
 from ..meta_training import MetaTraining
 from ..method import Method
 from ..pretraining import Pretraining

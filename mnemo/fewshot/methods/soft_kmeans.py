@@ -1,7 +1,6 @@
 """Masked soft k-means: Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", ICLR 2018."""
 
-from pydantic import NonNegativeInt, PositiveInt
-
+from ...counts import NonNegativeInt, PositiveInt
 from ..embedder import Learns
 from ..meta_training import MetaTraining
 from ..method import Method

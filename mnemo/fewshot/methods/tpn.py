@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
+from ...counts import NonNegativeInt, PositiveInt
 from ..embedder import Embedder, Learns
 from ..episodes import Shape
 from ..label_propagation import LabelPropagation
