@@ -53,8 +53,8 @@ def load_arrays(folder: Path) -> Dataset:
 
     Raises InputError, which names the file, when something is missing, unreadable or inconsistent.
     """
-    labels = {split: _read_labels(folder / f"{split}_labels.npy") for split in ("train", "test")}
-    names = _read_names(folder / CLASSES, labels["train"])
+    labels = {split: read_labels(folder / f"{split}_labels.npy") for split in ("train", "test")}
+    names = read_names(folder / CLASSES, labels["train"])
     train, test = (_read_split(folder, split, labels[split], names) for split in ("train", "test"))
     if train.shape != test.shape:
         raise InputError(
@@ -65,7 +65,7 @@ def load_arrays(folder: Path) -> Dataset:
 
 
 def _read_split(folder: Path, split: str, labels: NDArray[Any], names: tuple[str, ...]) -> Images:
-    pixels = _read_pixels(folder / f"{split}_images.npy")
+    pixels = read_pixels(folder / f"{split}_images.npy")
     path = folder / f"{split}_labels.npy"
     if len(labels) != len(pixels):
         raise InputError(f"{path}: {len(labels)} labels for {len(pixels)} images; there must be one for each")
@@ -73,7 +73,8 @@ def _read_split(folder: Path, split: str, labels: NDArray[Any], names: tuple[str
     return Images(pixels, torch.from_numpy(labels.astype(np.int64)))
 
 
-def _read_pixels(path: Path) -> torch.Tensor:
+def read_pixels(path: Path) -> torch.Tensor:
+    """Pixels (n, c, h, w) of a .npy file, a channels-last view of its memory map. Raises InputError."""
     pixels = _open(path)
     grey = pixels.ndim == 3
     if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 4 and pixels.shape[3] == 3)):
@@ -87,14 +88,16 @@ def _read_pixels(path: Path) -> torch.Tensor:
     return tensor.unsqueeze(1) if grey else tensor.permute(0, 3, 1, 2)
 
 
-def _read_labels(path: Path) -> NDArray[Any]:
+def read_labels(path: Path) -> NDArray[Any]:
+    """Integers (n,) of a .npy file. Raises InputError."""
     labels = np.asarray(_open(path))
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"{path}: {labels.dtype} of {_by(labels.shape)}; labels must be integers, one for each image")
     return labels
 
 
-def _read_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
+def read_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
+    """The lines of ``classes.txt``; without it a number for every different label. Raises InputError."""
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except FileNotFoundError:
@@ -156,21 +159,6 @@ def write_arrays(folder: Path, dataset: Dataset) -> None:
 def write_names(folder: Path, names: Iterable[str]) -> None:
     """Write ``classes.txt``."""
     write_text(folder / CLASSES, "".join(f"{name}\n" for name in names))
-
-
-def write_pixels(path: Path, shape: tuple[int, ...], images: Iterable[NDArray[np.uint8]]) -> None:
-    """Write a .npy file of uint8 ``shape`` = (n, ...) one image after another, without holding them all.
-
-    Written as a stream and not through a memory map, since a full disk then raises OSError; a map would be
-    killed.
-    """
-    with path.open("xb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for image in images:
-            if image.dtype != np.uint8 or image.shape != shape[1:]:
-                raise ValueError(f"{image.dtype} of {_by(image.shape)} among images of {_by(shape[1:])}")
-            file.write(np.ascontiguousarray(image).data)
 
 
 def copy_arrays(source: Path, folder: Path, progress: Progress | None = None) -> None:
