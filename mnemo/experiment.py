@@ -85,6 +85,7 @@ def prepare(
     data_dir: Path | None = None,
     device: str = "auto",
     command: str = "",
+    progress: datasets.Progress | None = None,
 ) -> Experiment:
     """Load the data and make the learner.
 
@@ -96,6 +97,7 @@ def prepare(
         data_dir: where data sets are; see :mod:`mnemo.datasets`.
         device: ``auto``, ``cpu`` or ``cuda``.
         command: how this was called, for the record.
+        progress: called while pictures are packed, which happens once.
 
     Raises:
         InputError: a name or value is wrong, or the data are missing or damaged.
@@ -114,7 +116,7 @@ def prepare(
     arguments = settings.arguments(make, {**fixed, **theirs})
     where = machine.device(device)
     settings.refuse_slow_precision(settings.flat(arguments), where)
-    data = datasets.load(protocol.dataset, data_dir)
+    data = datasets.load(protocol.dataset, data_dir, progress)
     order = _order(protocol, len(data.class_names), seed)
     stream = _stream(protocol, data, order, seed)
     learner = _learner(join(make(**arguments), components), protocol, stream, where, seed)

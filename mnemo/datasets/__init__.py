@@ -19,7 +19,18 @@ from ..images import Images
 from . import characters, chunks, cifar, digits, folders, imagenet, packing, pictures
 from .folders import Dataset, Progress
 
-__all__ = ["Available", "Dataset", "available", "check", "default_data_dir", "fetch", "import_", "load", "pack"]
+__all__ = [
+    "Available",
+    "Dataset",
+    "Progress",
+    "available",
+    "check",
+    "default_data_dir",
+    "fetch",
+    "import_",
+    "load",
+    "pack",
+]
 
 SUBSET = imagenet.NAME
 MINI = "mini-imagenet-100"
