@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..files import InputError, write_text
 from ..images import Images
+from ..streaming import of_file
 
 ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
 CLASSES = "classes.txt"
@@ -46,6 +47,8 @@ def has_arrays(folder: Path) -> bool:
 def load_arrays(folder: Path) -> Dataset:
     """The data set in a folder of arrays; pixels stay on disk and are read when they are used.
 
+    Many of them are streamed; see :mod:`mnemo.streaming`.
+
     The folder holds ``train_images.npy`` and ``test_images.npy`` (uint8, n x height x width x 3, or n x
     height x width for grey), ``train_labels.npy`` and ``test_labels.npy`` (integers, n) and ``classes.txt``
     (UTF-8, one name a line in label order; without it the names are "0", "1", ...). Pixels are channels-last
@@ -65,16 +68,21 @@ def load_arrays(folder: Path) -> Dataset:
 
 
 def _read_split(folder: Path, split: str, labels: NDArray[Any], names: tuple[str, ...]) -> Images:
-    pixels = read_pixels(folder / f"{split}_images.npy")
+    images = folder / f"{split}_images.npy"
+    pixels, offset = _pixels_and_offset(images)
     path = folder / f"{split}_labels.npy"
     if len(labels) != len(pixels):
         raise InputError(f"{path}: {len(labels)} labels for {len(pixels)} images; there must be one for each")
     _check_classes(path, labels, names)
-    return Images(pixels, torch.from_numpy(labels.astype(np.int64)))
+    return of_file(images, offset, pixels, torch.from_numpy(labels.astype(np.int64)))
 
 
 def read_pixels(path: Path) -> torch.Tensor:
     """Pixels (n, c, h, w) of a .npy file, a channels-last view of its memory map. Raises InputError."""
+    return _pixels_and_offset(path)[0]
+
+
+def _pixels_and_offset(path: Path) -> tuple[torch.Tensor, int]:
     pixels = _open(path)
     grey = pixels.ndim == 3
     if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 4 and pixels.shape[3] == 3)):
@@ -85,7 +93,7 @@ def read_pixels(path: Path) -> torch.Tensor:
     if not pixels.flags.c_contiguous:
         raise InputError(f"{path}: in Fortran order; save numpy.ascontiguousarray of it")
     tensor = torch.from_numpy(pixels)
-    return tensor.unsqueeze(1) if grey else tensor.permute(0, 3, 1, 2)
+    return (tensor.unsqueeze(1) if grey else tensor.permute(0, 3, 1, 2)), pixels.offset
 
 
 def read_labels(path: Path) -> NDArray[Any]:
@@ -127,7 +135,7 @@ def _check_classes(path: Path, labels: NDArray[Any], names: tuple[str, ...]) -> 
         )
 
 
-def _open(path: Path) -> NDArray[Any]:
+def _open(path: Path) -> "np.memmap[Any, Any]":
     """A private, writable memory map of a .npy file, which torch takes without a copy or a warning."""
     try:
         return np.lib.format.open_memmap(path, mode="c")
