@@ -32,7 +32,7 @@ class Photographs(NamedTuple):
 def generate(
     folder: Path, train: int, test: int, *, size: tuple[int, int] = (400, 350), classes: int = 100, seed: int = 1993
 ) -> Photographs:
-    """Write ``train`` and ``test`` files of each class, ``size`` = (width, height) pixels; those there are kept."""
+    """Write ``train`` and ``test`` files of each class, ``size`` = (width, height) pixels; classes that are whole are kept."""
     jobs = [
         (folder / split / f"class{label:03d}", count, size, (seed, label, part))
         for part, (split, count) in enumerate((("train", train), ("test", test)))
@@ -48,15 +48,13 @@ def _write_class(folder: Path, count: int, size: tuple[int, int], seed: tuple[in
     """Bytes of the files of a class: blends of parts of textures that its pictures share."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{index:05d}.jpg" for index in range(count)]
+    if all(path.exists() for path in paths):
+        return sum(path.stat().st_size for path in paths)
     textures = [_texture(rng) for _ in range(TEXTURES if count > TEXTURES else 2)]
-    total = 0
-    for index in range(count):
-        path = folder / f"{index:05d}.jpg"
-        pixels = _blend(textures, size, rng)
-        if not path.exists():
-            Image.fromarray(pixels).save(path, quality=QUALITY)
-        total += path.stat().st_size
-    return total
+    for path in paths:
+        Image.fromarray(_blend(textures, size, rng)).save(path, quality=QUALITY)
+    return sum(path.stat().st_size for path in paths)
 
 
 def _texture(rng: np.random.Generator) -> NDArray[np.float32]:
