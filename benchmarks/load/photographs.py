@@ -32,7 +32,7 @@ class Photographs(NamedTuple):
 def generate(
     folder: Path, train: int, test: int, *, size: tuple[int, int] = (400, 350), classes: int = 100, seed: int = 1993
 ) -> Photographs:
-    """Write ``train`` and ``test`` files of each class, ``size`` = (width, height) pixels; classes that are whole are kept."""
+    """Write ``train`` and ``test`` files of each class, ``size`` = (width, height); classes that are there are kept."""
     jobs = [
         (folder / split / f"class{label:03d}", count, size, (seed, label, part))
         for part, (split, count) in enumerate((("train", train), ("test", test)))

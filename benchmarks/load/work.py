@@ -25,8 +25,15 @@ Found = dict[str, Any]
 
 def apart(chunk: int, function: Callable[..., Found], *arguments: Any) -> Found:
     """What ``function`` finds in a new process with so many images a checksum, and the most memory that it held."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with _context().Pool(1) as pool:
         return pool.apply(_with_peak, (chunk, function, arguments))
+
+
+def _context() -> multiprocessing.context.ForkServerContext:
+    """Processes are forked from one that has imported torch and done nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _with_peak(chunk: int, function: Callable[..., Found], arguments: tuple[Any, ...]) -> Found:
@@ -51,7 +58,7 @@ def killed_pack(chunk: int, photographs: Path, place: Path, share: float) -> Fou
     partial = place.with_name(f".{place.name.lstrip('.')}.partial")
     chunks.CHUNK = chunk
     arguments = (chunk, whole_pack, (photographs, place))
-    process = multiprocessing.get_context("spawn").Process(target=_with_peak, args=arguments)
+    process = _context().Process(target=_with_peak, args=arguments)
     process.start()
     while process.is_alive():
         time.sleep(0.05)
