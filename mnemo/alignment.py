@@ -53,7 +53,7 @@ class Alignment:
         schedule = stage.scheduled(phase.index)
         self.epochs = schedule.epochs if schedule else 0
         self._head = simplex_head(situation)
-        shown = features(self._net, phase.train.pixels)
+        shown = features(self._net, phase.train)
         for where in positions_by_class(phase.train.labels):
             self._head.means[phase.train.labels[where[0]]] = shown[where].mean(0)
         old = torch.arange(phase.first_label, device=shown.device)

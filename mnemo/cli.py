@@ -65,7 +65,7 @@ app = typer.Typer(
     help="Class-incremental learning with optimised exemplars (Mnemonics), and the baselines to compare it with.",
     epilog="Start with `mnemo run`, and open the report that it names.",
 )
-data = typer.Typer(no_args_is_help=True, help="Find, check, fetch and import data sets.")
+data = typer.Typer(no_args_is_help=True, help="Find, check, pack, fetch and import data sets.")
 app.add_typer(data, name="data")
 
 DataDir = Annotated[
@@ -202,10 +202,11 @@ def run(
 
 
 def _run_alone(task: "Task", quiet: bool) -> None:
-    from . import machine
+    from . import console, machine
 
     _take_over_process(task.deterministic)
-    prepared = task.prepare(task.device)
+    with console.progress("packing pictures") as update:
+        prepared = task.prepare(task.device, update)
     machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
     _learn(prepared, task, quiet)
 
@@ -223,10 +224,11 @@ def _learn(prepared: "experiments.Experiment", task: "Task", quiet: bool) -> Non
 
 
 def _repeat_run(task: "Task", recorded: "Run", path: Path, quiet: bool) -> None:
-    from . import machine, repeat
+    from . import console, machine, repeat
 
     _take_over_process(task.deterministic)
-    prepared = task.prepare(task.device)
+    with console.progress("packing pictures") as update:
+        prepared = task.prepare(task.device, update)
     if recorded.threads:
         machine.use_threads(recorded.threads)
     else:
@@ -261,7 +263,8 @@ def _run_side_by_side(tasks: Sequence["Task"], out: Path, quiet: bool) -> None:
     from .tasks import plan
 
     _take_over_process(tasks[0].deterministic)  # which a task that is complete is compared with
-    plans = plan(tasks)
+    with console.progress("packing pictures") as update:
+        plans = plan(tasks, update)
     out.mkdir(parents=True, exist_ok=True)
     with _resumable(out):
         with console.SideBySide(plans, quiet) as display, contextlib.closing(side_by_side.execute(plans)) as told:
@@ -415,6 +418,7 @@ def fewshot(
 
     `mnemo fewshot --from runs/glyphs-mtl-1-1993/run.json` - the same run again; exit code 1 if other figures come out
     """
+    from . import console
     from .fewshot import experiment
 
     command = shlex.join(["mnemo", *sys.argv[1:]])
@@ -429,17 +433,19 @@ def fewshot(
     _take_over_process(deterministic)
     folder = out or Path("runs") / f"{data}-{method}-{shot}-{seed}"
     asked = experiment.Asked(way, shot, queries, unlabelled, distractors, episodes, episode_file)
-    prepared = experiment.prepare(
-        method,
-        data,
-        dict(_setting(text) for text in settings or []),
-        asked,
-        baseline=baseline,
-        seed=seed,
-        data_dir=data_dir,
-        device=device or "auto",
-        command=command,
-    )
+    with console.progress("packing pictures") as update:
+        prepared = experiment.prepare(
+            method,
+            data,
+            dict(_setting(text) for text in settings or []),
+            asked,
+            baseline=baseline,
+            seed=seed,
+            data_dir=data_dir,
+            device=device or "auto",
+            command=command,
+            progress=update,
+        )
     _solve_tasks(prepared, folder, pretrained, resume, quiet)
 
 
@@ -598,12 +604,28 @@ def data_list(data_dir: DataDir = None) -> None:
 
 @data.command("check")
 def data_check(name: str, data_dir: DataDir = None) -> None:
-    """Read a data set, and say what it holds."""
+    """Read a data set, and say what it holds; pixels that were packed are compared with their checksums."""
     from . import console, datasets
 
     with console.progress("reading") as update:
         text = datasets.check(name, data_dir, update)
     print(on_a_page(text))
+
+
+@data.command("pack")
+def data_pack(
+    name: str,
+    data_dir: DataDir = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that decode.", show_default="one for each core")
+    ] = None,
+) -> None:
+    """Decode the pictures of an image folder, as the first run would do; it goes on where it was interrupted."""
+    from . import console, datasets
+
+    with console.progress("packing pictures") as update:
+        folder = datasets.pack(name, data_dir, update, workers)
+    print(folder)
 
 
 @data.command("fetch")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .images import Images
+from .images import Images, at_once
 from .memory import ranks
 from .nets import IncrementalNet, folded
 
@@ -31,7 +31,7 @@ def shuffled_by_class(labels: Tensor, generator: torch.Generator) -> Tensor:
 
 def herding(net: IncrementalNet, images: Images, per_class: int, generator: torch.Generator) -> Tensor:
     """iCaRL's choice (Rebuffi et al., CVPR 2017, algorithm 4): the mean of the chosen stays close to the class mean."""
-    features = unit_features(net, images.pixels)
+    features = unit_features(net, images)
     chosen = []
     for of_class in positions_by_class(images.labels):
         chosen.append(of_class[herd(features[of_class], per_class).to(of_class.device)])
@@ -63,15 +63,19 @@ def herd(features: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) -> Tensor:
-    """Features in evaluation mode: pixels (n, c, h, w) to (n, d)."""
+def features(net: IncrementalNet, images: Images | Tensor, batch_size: int = 500) -> Tensor:
+    """Features in evaluation mode: images, or their pixels (n, c, h, w), to (n, d)."""
     net = folded(net)
-    return torch.cat([net.features(batch) for batch in pixels.split(batch_size)])
+    if isinstance(images, Images):
+        return torch.cat([net.features(batch.pixels) for batch in images.batches(batch_size)])
+    channels, height, width = images.shape[1:]
+    size = at_once((channels, height, width), batch_size)
+    return torch.cat([net.features(batch) for batch in images.split(size)])
 
 
-def unit_features(net: IncrementalNet, pixels: Tensor, batch_size: int = 500) -> Tensor:
+def unit_features(net: IncrementalNet, images: Images | Tensor, batch_size: int = 500) -> Tensor:
     """The same at length 1."""
-    return F.normalize(features(net, pixels, batch_size))
+    return F.normalize(features(net, images, batch_size))
 
 
 @torch.no_grad()

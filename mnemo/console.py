@@ -489,16 +489,33 @@ def data_sets(found: Sequence[Available]) -> None:
 
 @contextlib.contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for a long conversion; gives a function of how much is done and of how much there is (0: unknown)."""
-    errors = Console(stderr=True)
+    """A bar for a long conversion; gives a function of how much is done and of how much there is (0: unknown).
+
+    Nothing is shown before its first call. Where there is no terminal a line is printed every 30 seconds.
+    """
+    errors = Console(stderr=True, highlight=False)
     bar = Progress(
         TextColumn(what),
         BarColumn(bar_width=24),
-        TextColumn("[progress.percentage]{task.percentage:>3.0f} %"),
+        _Percent(),
+        _TimeLeft(),
         console=errors,
         transient=True,
         disable=not errors.is_terminal,
     )
+    task = bar.add_task(what, start=False, visible=False, total=None, already=None)
+    last_line = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal last_line
+        row = bar.tasks[task]
+        if not row.started:
+            bar.start_task(task)
+            bar.update(task, visible=True, already=done)
+        bar.update(task, completed=done, total=total or None)
+        if not errors.is_terminal and time.monotonic() - last_line > 30:
+            last_line = time.monotonic()
+            errors.print(f"{what}  {done:,} of {total:,}  {_time_left(row)} left" if total else f"{what}  {done:,}")
+
     with bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
+        yield update

@@ -87,6 +87,7 @@ def prepare(
     data_dir: Path | None = None,
     device: str = "auto",
     command: str = "",
+    progress: datasets.Progress | None = None,
 ) -> Experiment:
     """Load the data and make the learner.
 
@@ -98,6 +99,7 @@ def prepare(
         data_dir: where data sets are; see :mod:`mnemo.datasets`.
         device: ``auto``, ``cpu`` or ``cuda``.
         command: how this was called, for the record.
+        progress: called while pictures are packed, which happens once.
 
     Raises:
         InputError: a name or value is wrong, or the data are missing or damaged.
@@ -106,7 +108,7 @@ def prepare(
     protocol, arguments, components = _settled(protocol, strategy, values)
     where = machine.device(device)
     settings.refuse_slow_precision(settings.flat(arguments), where)
-    data = datasets.load(protocol.dataset, data_dir)
+    data = datasets.load(protocol.dataset, data_dir, progress)
     order = _order(protocol, len(data.class_names), seed)
     stream = _stream(protocol, data, order, seed, data_dir)
     learner = _learner(join(make(**arguments), components), protocol, stream, where, seed)

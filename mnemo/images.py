@@ -5,6 +5,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ class Images:
     pixels: Tensor
     labels: Tensor
     logits: Tensor | None = None
+
+    in_memory: ClassVar[bool] = True
+    """Whether the pixels are there already; see :mod:`mnemo.streaming` for images of which they are not."""
 
     def __post_init__(self) -> None:
         if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
@@ -60,6 +64,14 @@ class Images:
         pixels = images.index_select(0, where).view(-1, height, width, channels).permute(0, 3, 1, 2)
         return Images(pixels, self.labels[where], self._logits_at(where))
 
+    def subset(self, where: Tensor, labels: Tensor) -> "Images":
+        """The images at indices ``where`` (m,) in memory of their own, under other labels (m,)."""
+        return Images(self.pixels[where].contiguous(memory_format=torch.channels_last), labels)
+
+    def with_logits(self, logits: Tensor | None) -> "Images":
+        """The same images with other logits (n, classes), or without any."""
+        return Images(self.pixels, self.labels, logits)
+
     def _logits_at(self, where: Tensor) -> Tensor | None:
         return None if self.logits is None else self.logits[where]
 
@@ -74,9 +86,23 @@ class Images:
         return Images(self.pixels.to(device), self.labels.to(device), logits)
 
     def batches(self, size: int) -> Iterator["Images"]:
-        """The images in order, ``size`` at a time; the last batch may be smaller."""
+        """The images in order, ``size`` at a time, fewer where they are large; the last batch may be smaller."""
+        size = at_once(self.shape, size)
         for pixels, labels in zip(self.pixels.split(size), self.labels.split(size), strict=True):
             yield Images(pixels, labels)
+
+    def _joined(self, parts: Sequence["Images"]) -> "Images":
+        return Images(
+            torch.cat([p.pixels for p in parts]).contiguous(memory_format=torch.channels_last),
+            torch.cat([p.labels for p in parts]),
+            joined_logits(parts),
+        )
+
+
+def at_once(shape: tuple[int, int, int], most: int) -> int:
+    """How many images of ``shape`` (c, h, w) pass a network at once: ``most``, or 64 of 256 x 256 pixels."""
+    _, height, width = shape
+    return max(1, min(most, 2**22 // (height * width)))
 
 
 def join(parts: Sequence[Images]) -> Images:
@@ -85,15 +111,11 @@ def join(parts: Sequence[Images]) -> Images:
         raise ValueError("nothing to join")
     if len(parts) == 1:
         return parts[0]
-    return Images(
-        torch.cat([p.pixels for p in parts]).contiguous(memory_format=torch.channels_last),
-        torch.cat([p.labels for p in parts]),
-        _joined_logits(parts),
-    )
+    return next((part for part in parts if not part.in_memory), parts[0])._joined(parts)
 
 
-def _joined_logits(parts: Sequence[Images]) -> Tensor | None:
-    """One under the other, NaN where there are none."""
+def joined_logits(parts: Sequence[Images]) -> Tensor | None:
+    """Logits of several sets one under the other, NaN where there are none; None where none has any."""
     known = [part.logits for part in parts if part.logits is not None]
     if not known:
         return None
@@ -106,7 +128,11 @@ def _joined_logits(parts: Sequence[Images]) -> Tensor | None:
 
 
 def statistics(images: Images, sample: int = 10_000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in grey levels, over at most ``sample`` images, evenly spaced."""
+    """Mean and standard deviation of each channel in grey levels, over at most ``sample`` images, evenly spaced.
+
+    Of large images there are fewer, so that they take no more than 1 GiB as floating pixels.
+    """
+    sample = min(sample, max(1, 2**28 // images.bytes_each))
     pixels = images.pixels[:: max(1, len(images) // sample)].float()
     correction = int(pixels[:, 0].numel() > 1)  # a single pixel has no sample deviation
     return pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3), correction=correction).clamp(min=1e-3).tolist()

@@ -72,7 +72,7 @@ class Stored:
     def with_logits(self, logits: Tensor) -> "Stored":
         """The same with logits (n, classes), kept in half precision: two bytes each, and two for their number."""
         before = 0 if self.images.logits is None else _logit_bytes(self.images.logits)
-        images = Images(self.images.pixels, self.images.labels, logits.half().float())
+        images = self.images.with_logits(logits.half().float())
         return Stored(images, self.files, self.sizes - before + _logit_bytes(logits))
 
 
@@ -82,7 +82,7 @@ def _logit_bytes(logits: Tensor) -> Tensor:
 
 def stored(codec: Codec, images: Images) -> Stored:
     """Images through a codec, without logits."""
-    images = Images(images.pixels, images.labels)
+    images = images.with_logits(None)
     if isinstance(codec, Raw):
         return Stored(images, None, torch.full((len(images),), images.bytes_each))
     files = codec.encode(images.pixels)

@@ -221,8 +221,8 @@ class ClassStream(Sequence[Phase]):
     @staticmethod
     def _select(images: Images, rows: Sequence[Tensor], first: int) -> Images:
         counts = torch.tensor([len(r) for r in rows])
-        pixels = images.pixels[torch.cat(list(rows))].contiguous(memory_format=torch.channels_last)
-        return Images(pixels, torch.repeat_interleave(torch.arange(first, first + len(rows)), counts))
+        labels = torch.repeat_interleave(torch.arange(first, first + len(rows)), counts)
+        return images.subset(torch.cat(list(rows)), labels)
 
 
 def _shuffled(groups: Sequence[Sequence[int]], draws: torch.Generator) -> list[int]:

@@ -29,11 +29,11 @@ def best(net: IncrementalNet, tried: Sequence[Images], held: Images, old: Sequen
         held: other images of the same classes.
         old: exemplars of older classes: one set or none.
     """
-    queries, losses = unit_features(net, held.pixels), []
+    queries, losses = unit_features(net, held), []
     for exemplars in tried:
         images = join([exemplars, *old])
         targets = F.one_hot(images.labels, net.head.classes).to(queries) - 1 / net.head.classes
-        head = ridge_regression(unit_features(net, images.pixels), targets, RIDGE)
+        head = ridge_regression(unit_features(net, images), targets, RIDGE)
         losses.append(_by_class(F.cross_entropy(SCALE * queries @ head, held.labels, reduction="none"), held.labels))
     return torch.stack(losses).argmin(0)
 

@@ -71,7 +71,7 @@ class SettingRows(Once):
     @torch.no_grad()
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """Set the rows: the share of the phase's images that all rows together then name rightly, in %."""
-        features = unit_features(self._net, self._images.pixels)
+        features = unit_features(self._net, self._images)
         means = mean_directions(features, self._images.labels)
         *old, new = self._net.head.weights
         set_rows(new, self._adjustment(means, F.normalize(old[0])) if old else means)

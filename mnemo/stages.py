@@ -5,7 +5,7 @@ taken up again: its ``state`` and the network's are all there is, and every epoc
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import rates
 from .augment import Augmentation
-from .codecs import Codec, Mixed
+from .codecs import Codec, Mixed, Raw
 from .compression import Choice, logits, positions_by_class, shuffled_by_class, unit_features
 from .engine import Captured, Precision, autocast
 from .images import Images, join
@@ -23,6 +23,7 @@ from .memory import ExemplarMemory, Stored, fitting, joined, ranks, stored
 from .nets import IncrementalNet, Outputs, folded
 from .phases import Phase, held_out
 from .seeds import generator
+from .streaming import Streamed
 
 Objective = Callable[[Outputs, Tensor, Outputs | None], Tensor]
 """(outputs, labels, outputs of the previous phase's network or None) to a scalar loss.
@@ -78,7 +79,7 @@ def grow(net: IncrementalNet, sizes: Sequence[int], seed: int, imprint: Images |
             net.head.grow(size)
     net.to(device)
     if imprint is not None:
-        features = unit_features(net, imprint.pixels)
+        features = unit_features(net, imprint)
         net.head.imprint(torch.stack([features[where].mean(0) for where in positions_by_class(imprint.labels)]))
 
 
@@ -261,8 +262,8 @@ class Training:
         self._net.train(not self._stage.frozen_statistics)
         # Sums stay on the device: reading them in the loop would make the host wait for every step.
         loss_sum, correct, seen = torch.zeros((), device=self._device), torch.zeros((), device=self._device), 0
-        for where, draws in self._batches(generator):
-            loss, right = self._step(where, draws)
+        for where, draws, *read in self._batches(generator):
+            loss, right = self._step(where, draws, *read)
             loss_sum += loss * len(where)
             correct += right
             seen += len(where)
@@ -275,19 +276,26 @@ class Training:
             else:
                 group["lr"] = lr
 
-    def _batches(self, generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-        """All that is random of an epoch: for each batch the positions of its images and what was drawn for them."""
+    def _batches(self, generator: torch.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """All that is random of an epoch: for each batch the positions of its images and what was drawn for them.
+
+        Where images are streamed, their pixels, labels and logits come with them.
+        """
         order = self._draws(generator).split(self._schedule.batch_size)
         if len(order) > 1 and len(order[-1]) == 1:
             order = order[:-1]  # batch normalisation cannot train on one image; the next epoch leaves out another
         sizes = [len(where) for where in order]
         draws = torch.cat([self._augmentation.draw(size, self._images.shape, generator) for size in sizes])
-        on_device = [tensor.to(self._device).split(sizes) for tensor in (torch.cat(order), draws)]
-        return list(zip(*on_device, strict=True))
+        drawn = zip(*(tensor.to(self._device).split(sizes) for tensor in (torch.cat(order), draws)), strict=True)
+        if not isinstance(self._images, Streamed):
+            yield from drawn
+            return
+        for (where, draw), batch in zip(drawn, self._images.ahead(order), strict=True):
+            yield where, draw, batch.pixels, batch.labels, *([] if batch.logits is None else [batch.logits])
 
-    def _train_on(self, where: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """One step on the images at ``where``: the loss, and how many were named rightly."""
-        batch = self._images.select(where)
+    def _train_on(self, where: Tensor, draws: Tensor, *read: Tensor) -> tuple[Tensor, Tensor]:
+        """One step on the images at ``where``, or as they were read: the loss, and how many were named rightly."""
+        batch = Images(*read) if read else self._images.select(where)
         pixels = self._augmentation.apply(batch.pixels, draws)
         with autocast(self._device, self._schedule.precision):
             outputs = self._net(pixels)
@@ -440,6 +448,8 @@ class Compression(Once):
 
     def _chosen(self, codec: Codec, images: Images, generator: torch.Generator) -> tuple[Tensor, Stored]:
         """Positions of the images that are kept in this codec, and how they are kept."""
+        if not images.in_memory and not isinstance(codec, Raw):
+            return self._chosen_by_class(codec, images, generator)
         kept, quota = stored(codec, images), self._quota()
         if self._situation.memory.soft_labels:
             kept = kept.with_logits(logits(self._situation.net, kept.images))
@@ -449,6 +459,15 @@ class Compression(Once):
         where = self._stage.choice(self._situation.net, kept.images, most, generator)
         where = where[fitting(images.labels[where].cpu(), kept.sizes[where.cpu()], quota).to(where.device)]
         return where, kept.select(where)
+
+    def _chosen_by_class(self, codec: Codec, images: Images, generator: torch.Generator) -> tuple[Tensor, Stored]:
+        """The same for images that are streamed: as a codec shows them, one class after the other is in memory."""
+        positions, parts = [], []
+        for of_class in positions_by_class(images.labels):
+            where, kept = self._chosen(codec, images.select(of_class), generator)
+            positions.append(of_class[where])
+            parts.append(kept if len(where) else kept.select(where))
+        return torch.cat(positions), joined(parts)
 
     def _at_best_rates(self, codec: Mixed, images: Images, generator: torch.Generator) -> tuple[Tensor, Stored]:
         """The same with a codec for each class; see :func:`mnemo.rates.best`."""

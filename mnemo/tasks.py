@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, experiment, machine, settings
+from .datasets import Progress
 from .files import InputError
 from .messages import Finished
 from .names import refuse_unknown
@@ -44,8 +45,8 @@ class Task:
         """The checkpoint that a resumed run goes on from."""
         return self.folder / "checkpoints" / "latest.safetensors"
 
-    def prepare(self, device: str) -> experiment.Experiment:
-        """The experiment on ``device``."""
+    def prepare(self, device: str, progress: Progress | None = None) -> experiment.Experiment:
+        """The experiment on ``device``; ``progress`` is called while pictures are packed."""
         return experiment.prepare(
             self.protocol,
             self.strategy,
@@ -54,6 +55,7 @@ class Task:
             data_dir=self.data_dir,
             device=device,
             command=self.command,
+            progress=progress,
         )
 
 
@@ -103,17 +105,17 @@ class Plan:
     finished: Finished | None
 
 
-def plan(tasks: Sequence[Task]) -> list[Plan]:
-    """Look through all tasks, so that what is wrong with any is known before the first begins.
+def plan(tasks: Sequence[Task], progress: Progress | None = None) -> list[Plan]:
+    """Look through all tasks, so that what is wrong with any is known before the first begins; pack their pictures.
 
     Raises InputError, with the run's name where it is about the run's folder or base network.
     """
     device = machine.device(tasks[0].device).type
-    return [_plan(task, device) for task in tasks]
+    return [_plan(task, device, progress) for task in tasks]
 
 
-def _plan(task: Task, device: str) -> Plan:
-    prepared = task.prepare(device)
+def _plan(task: Task, device: str, progress: Progress | None) -> Plan:
+    prepared = task.prepare(device, progress)
     with named(task):
         _refuse_another_run(task)
         if task.base is not None and not task.latest.exists():

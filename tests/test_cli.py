@@ -442,6 +442,7 @@ def test_data_commands(mnemo, blobs, tmp_path):
     assert re.search(r"^ *blobs +a folder of arrays +/", finished(mnemo("data", "list")), re.MULTILINE)
     assert finished(mnemo("data", "check", "blobs")).startswith("blobs: 6 classes, 1 x 8 x 8")
     refused(mnemo("data", "check", "blob"), "no data set 'blob'", "did you mean blobs?")
+    refused(mnemo("data", "pack", "blobs"), "nothing to pack")
     mine = tmp_path / "mine"
     command = ["data", "import", blobs / "blobs", "--name", "copy", "--data-dir", mine]
     assert finished(mnemo(*command)) == f"{mine / 'copy'}\n"

@@ -3,9 +3,12 @@ import importlib
 import io
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tarfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +18,7 @@ import torch
 from PIL import Image
 
 from mnemo import datasets
-from mnemo.datasets import cifar, digits, folders, imagenet, load, pictures, torchvision_import
+from mnemo.datasets import chunks, cifar, digits, folders, imagenet, load, packing, pictures, torchvision_import
 from mnemo.datasets.torchvision_import import import_torchvision
 from mnemo.fewshot.glyphs import read_glyphs
 from mnemo.files import InputError
@@ -519,8 +522,202 @@ def test_classes_must_match_and_have_pictures(data_dir):
 
 def test_too_little_room_is_said_at_once(data_dir, monkeypatch):
     image_folder(data_dir / "album")
-    monkeypatch.setattr(pictures.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
     refused("album", data_dir, "1,152 bytes", "1,000 are free")
+
+
+# Packs
+
+
+@pytest.fixture
+def album(data_dir, monkeypatch):
+    """Ten pictures of each class to train on, two to test on; two make a chunk."""
+    monkeypatch.setattr(chunks, "CHUNK", 2)
+    image_folder(data_dir / "album", each=2)
+    for seed in range(2, 10):
+        for name in ("ape", "bee"):
+            picture(data_dir / "album" / "train" / name / f"{seed}.png", seed=seed)
+    return data_dir / "album"
+
+
+def decoded(monkeypatch):
+    """The names of the pictures that are decoded from now on."""
+    names = []
+    decode = pictures.decode
+
+    def noted(path, size):
+        names.append(f"{path.parent.parent.name}/{path.parent.name}/{path.name}")
+        return decode(path, size)
+
+    monkeypatch.setattr(packing, "decode", noted)
+    return names
+
+
+def interrupt_at(count):
+    """A progress that breaks off when so many pictures are done."""
+
+    def progress(done, total):
+        if done == count:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def packs(folder):
+    return [path for path in folder.glob(".packed-*") if path.suffix != ".partial"]
+
+
+def pack_of(folder):
+    (place,) = packs(folder)
+    return place
+
+
+def test_a_pack_opens_in_numpy_and_says_what_it_is(album):
+    load("album")
+    place = pack_of(album)
+    index = chunks.read_index(place)
+    assert (index.images, index.height, index.width, index.chunk) == ({"train": 20, "test": 4}, 6, 8, 2)
+    pixels = np.load(place / "train_images.npy", mmap_mode="r")
+    assert pixels.shape == (20, 6, 8, 3)
+    sums = [zlib.crc32(pixels[start : start + 2].tobytes()) for start in range(0, 20, 2)]
+    assert [chunk.crc32 for chunk in index.whole["train"]] == sums
+    assert datasets.check("album").endswith("checksums: 12 of 12 as they were packed")
+
+
+def test_an_interrupted_pack_goes_on_behind_its_last_whole_chunk(album, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        load("album", None, interrupt_at(9))
+    (partial,) = album.glob(".*.partial")
+    assert not packs(album)
+    with (partial / "train_images.npy").open("ab") as file:
+        file.write(b"half an image")  # what a kill may leave behind the chunks
+    names, calls = decoded(monkeypatch), []
+    data = load("album", None, lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 24) for done in range(8, 25)]
+    assert len(names) == 16
+    assert "train/ape/7.png" not in names
+    assert not [*album.glob(".*.partial")]
+    monkeypatch.undo()
+    whole = datasets.import_(album, "whole", album.parent)
+    assert torch.equal(data.train.pixels, folders.load_arrays(whole).train.pixels)
+
+
+def test_a_killed_process_loses_no_whole_chunk(album, monkeypatch):
+    code = (
+        "import os, signal; from mnemo import datasets; from mnemo.datasets import chunks; chunks.CHUNK = 2\n"
+        "datasets.load('album', None, lambda done, _: os.kill(os.getpid(), signal.SIGKILL) if done == 15 else None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    names = decoded(monkeypatch)
+    load("album")
+    assert len(names) == 24 - 14
+
+
+def test_a_damaged_chunk_of_an_interrupted_pack_is_made_again(album, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        load("album", None, interrupt_at(9))
+    (partial,) = album.glob(".*.partial")
+    damage(partial / "train_images.npy", 128 + 3 * 144)
+    names = decoded(monkeypatch)
+    load("album")
+    assert len(names) == 24 - 2
+    assert "checksums: 12" in datasets.check("album")
+
+
+def damage(path, position):
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_a_mended_picture_costs_what_comes_after_it(album, monkeypatch):
+    path = album / "train" / "bee" / "6.png"
+    damage_cut(path)
+    refused("album", None, str(path))
+    picture(path)
+    names = decoded(monkeypatch)
+    load("album")
+    assert len(names) == 24 - 16
+
+
+def test_changed_pictures_are_packed_again_with_a_line(album, caplog):
+    load("album")
+    new = picture(album / "train" / "bee" / "3.png", seed=99)
+    data = load("album")
+    assert np.array_equal(data.train.pixels[13].permute(1, 2, 0), new)
+    (line,) = caplog.messages
+    assert line == f"{album}: the pictures have changed since they were packed; packing again"
+    assert [path.name for path in album.glob(".*")] == [pack_of(album).name]  # the old one is gone
+
+
+@pytest.mark.parametrize("name", ["train_images.npy", "index.json"])
+def test_a_pack_that_is_not_whole_is_made_again(name, album, caplog):
+    first = load("album").train.pixels.clone()
+    path = pack_of(album) / name
+    path.write_bytes(path.read_bytes()[:-1] if name.endswith("npy") else b"{")
+    assert torch.equal(load("album").train.pixels, first)
+    (line,) = caplog.messages
+    assert name in line
+
+
+def test_checksums_find_a_changed_pixel(album):
+    load("album")
+    path = pack_of(album) / "train_images.npy"
+    damage(path, 128 + 5 * 144)
+    load("album")  # sizes alone are looked at
+    with pytest.raises(InputError, match=rf"{path}: damaged among images 4 to 5; remove"):
+        datasets.check("album")
+
+
+def test_of_two_processes_one_packs(album, monkeypatch):
+    with ThreadPoolExecutor(2) as pool:  # a lock is held by a descriptor, not by a process
+        names = decoded(monkeypatch)
+        first, second = pool.map(lambda _: datasets.pack("album"), range(2))
+    assert first == second == pack_of(album)
+    assert len(names) == 24
+
+
+def test_pictures_are_packed_by_command(album):
+    assert datasets.pack("album", workers=1) == pack_of(album)
+    with pytest.raises(InputError, match="digits: there is nothing to pack"):
+        datasets.pack("digits")
+    with pytest.raises(InputError, match="no data set 'abum'"):
+        datasets.pack("abum")
+
+
+def test_an_import_that_was_interrupted_goes_on(album, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        datasets.import_(album, "zoo", progress=interrupt_at(21))
+    names = decoded(monkeypatch)
+    datasets.import_(album, "zoo")
+    assert len(names) == 4
+    assert len(load("zoo").train) == 20
+    assert "checksums: 12" in datasets.check("zoo")
+
+
+def test_a_camera_held_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top of the scene is at the right of the picture
+    picture(tmp_path / "a.png", size=(8, 6), exif=exif)
+    turned = Image.open(tmp_path / "a.png").transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(pictures.decode(tmp_path / "a.png", (6, 8)), np.asarray(turned))
+    assert pictures.common_size([tmp_path / "a.png"], None) == (6, 8)
+
+
+def test_inks_become_colours(tmp_path):
+    Image.new("CMYK", (8, 6), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
+    pixels = pictures.decode(tmp_path / "a.jpg", (8, 6))
+    assert np.abs(pixels.astype(int) - [255, 0, 0]).max() < 5
+
+
+def test_an_empty_file_is_named(data_dir):
+    image_folder(data_dir / "album")
+    path = data_dir / "album" / "train" / "ape" / "0.png"
+    path.write_bytes(b"")
+    refused("album", data_dir, f"{path}: cannot be decoded")
 
 
 # ImageNet-Subset

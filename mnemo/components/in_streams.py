@@ -84,7 +84,7 @@ class MetaLearning:
         self._sampler = Sampler(self._images.labels, _shape(settings, len(situation.phase.classes), self._images))
         self._seed = situation.seed
         scales = _let_only_components_learn(situation.net, "mtl" in settings.components)
-        self._features = None if scales else unit_features(situation.net, self._images.pixels)
+        self._features = None if scales else unit_features(situation.net, self._images)
         groups = companion(situation.net).groups(scales, settings.meta_lr)
         self._optimizer = torch.optim.Adam(groups) if groups else None
 
@@ -120,7 +120,7 @@ class MetaLearning:
 
     def _all(self) -> Tensor:
         """Unit features of all images, as the network is now."""
-        return unit_features(self._net, self._images.pixels) if self._features is None else self._features
+        return unit_features(self._net, self._images) if self._features is None else self._features
 
     def _task(self, drawn: Episodes, means: Tensor, generator: torch.Generator) -> tuple[Tasks, Tensor]:
         """An episode with known classes, and its answers (1, q)."""
@@ -197,7 +197,7 @@ class _Learning(Once):
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """Set the rows: the share of the phase's images that they name rightly, in %."""
         net, phase = self._situation.net, self._situation.phase
-        support = unit_features(net, phase.train.pixels).unsqueeze(0)
+        support = unit_features(net, phase.train).unsqueeze(0)
         labels = (phase.train.labels - phase.first_label).unsqueeze(0)
         some = None if phase.unlabelled is None else unit_features(net, phase.unlabelled).unsqueeze(0)
         known = torch.cat([F.normalize(group.detach()) for group in list(net.head.weights)[:-1]]).unsqueeze(0)

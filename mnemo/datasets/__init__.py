@@ -9,17 +9,29 @@ import difflib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ..files import InputError
 from ..images import Images
-from . import characters, cifar, digits, folders, imagenet, pictures
+from . import characters, chunks, cifar, digits, folders, imagenet, packing, pictures
 from .folders import Dataset, Progress
 
-__all__ = ["Available", "Dataset", "available", "check", "default_data_dir", "fetch", "import_", "load", "pictures_of"]
+__all__ = [
+    "Available",
+    "Dataset",
+    "Progress",
+    "available",
+    "check",
+    "default_data_dir",
+    "fetch",
+    "import_",
+    "load",
+    "pack",
+    "pictures_of",
+]
 
 SUBSET = imagenet.NAME
 MINI = "mini-imagenet-100"
@@ -116,11 +128,16 @@ def pictures_of(name: str, data_dir: Path | None = None) -> list[Path]:
 def _load(place: _Place, name: str, progress: Progress | None) -> Dataset:
     if place.kind == "archive":
         return cifar.read_cifar100(place.folder)
+    return folders.load_arrays(_arrays(place, name, progress))
+
+
+def _arrays(place: _Place, name: str, progress: Progress | None, workers: int | None = None) -> Path:
+    """The folder of arrays of a data set that is one, or an image folder."""
     if place.kind == "arrays":
-        return folders.load_arrays(place.folder)
+        return place.folder
     choose, size = _wanted(name, None)
-    elsewhere = default_data_dir() / "packed"
-    return folders.load_arrays(pictures.packed(place.folder, elsewhere, choose, size, progress))
+    listed = pictures.list_pictures(place.folder, choose)
+    return packing.packed(listed, default_data_dir() / "packed", size, progress, workers)
 
 
 def _wanted(name: str, image_size: int | None) -> tuple[pictures.Choose, int | None]:
@@ -183,12 +200,14 @@ def _missing(name: str, data_dir: Path) -> InputError:
 def check(name: str, data_dir: Path | None = None, progress: Progress | None = None) -> str:
     """Load a data set and describe it in a few lines: classes, shape, images, bytes and where it lies.
 
-    Raises InputError as ``load`` does.
+    Pixels that came from pictures are compared with their checksums. Raises InputError as ``load`` does, and where they
+    differ.
     """
     data = load(name, data_dir, progress)
     place = None if name in _COMES_WITH else _find(name, data_dir or default_data_dir())
     where = f"{place.folder} ({place.kind})" if place else _COMES_WITH[name]
     total = sum(len(images) * images.bytes_each for images in (data.train, data.test))
+    whole = chunks.verify(_arrays(place, name, None), progress) if place and place.kind != "archive" else 0
     return "\n".join(
         (
             f"{name}: {len(data.class_names)} classes, {' x '.join(map(str, data.train.shape))} "
@@ -197,6 +216,7 @@ def check(name: str, data_dir: Path | None = None, progress: Progress | None = N
             f"test: {_counts(data.test)}",
             f"pixels: {total:,} bytes",
             f"where: {where}",
+            *([f"checksums: {whole} of {whole} as they were packed"] if whole else []),
         )
     )
 
@@ -205,6 +225,21 @@ def _counts(images: Images) -> str:
     each = images.labels.bincount()
     low, high = int(each.min()), int(each.max())
     return f"{len(images)} images, {low if low == high else f'{low} to {high}'} of each class"
+
+
+def pack(name: str, data_dir: Path | None = None, progress: Progress | None = None, workers: int | None = None) -> Path:
+    """Decode the pictures of a data set, as ``load`` does at the first call: the folder of arrays.
+
+    ``workers`` is the number of threads that decode, by default one for each core. Raises InputError as ``load`` does,
+    and where the data set has no pictures.
+    """
+    data_dir = data_dir or default_data_dir()
+    place = None if name in _COMES_WITH else _find(name, data_dir)
+    if place is None and name not in _COMES_WITH:
+        raise _missing(name, data_dir)
+    if place is None or place.kind != "pictures":
+        raise InputError(f"{name}: there is nothing to pack, since it is no image folder")
+    return _arrays(place, name, progress, workers)
 
 
 def fetch(name: str, data_dir: Path | None = None, progress: Progress | None = None) -> str:
@@ -242,9 +277,9 @@ def import_(
     ``source`` is an image folder, a folder of arrays, the folder ``cifar-100-python`` or the archive
     ``cifar-100-python.tar.gz``. ``name`` defaults to ``cifar100`` for the latter two, else to the source's
     own name; ``imagenet-subset`` takes the 100 classes out of an ImageNet of 1000. ``image_size`` (pixels) is
-    for pictures: see ``mnemo.datasets.pictures.pack``.
+    for pictures: see ``mnemo.datasets.packing.pack``; an import of them that was killed goes on.
 
-    Raises InputError, and leaves nothing behind, when the source is unsound, the name is taken or the disk
+    Raises InputError, and leaves nothing under the name, when the source is unsound, the name is taken or the disk
     refuses.
     """
     source = source.expanduser().absolute()
@@ -254,8 +289,15 @@ def import_(
     if name in _COMES_WITH or not re.fullmatch(r"\w[\w.-]*", name):
         raise InputError(f"a data set cannot be imported as {name!r}; give it another name, of letters, digits, . - _")
     target = _vacant(data_dir / name)
+    if kind == "pictures":
+        choose, size = _wanted(name, image_size)
+        packing.pack(pictures.list_pictures(source, choose), target, size, progress)
+        return target
     with folders.building(target) as part:
-        _converter(kind, name, image_size, progress)(source, part)
+        if kind == "archive":
+            _import_cifar100(source, part)
+        else:
+            folders.copy_arrays(source, part, progress)
     return target
 
 
@@ -276,18 +318,6 @@ def _source_kind(source: Path) -> Kind:
     if kind is None:
         raise InputError(f"{source}: no data set; {_FORMS}, or must be {cifar.FOLDER} or {cifar.FOLDER}.tar.gz")
     return kind
-
-
-def _converter(
-    kind: Kind, name: str, image_size: int | None, progress: Progress | None
-) -> Callable[[Path, Path], None]:
-    """What turns a source into the arrays of an existing folder."""
-    if kind == "archive":
-        return _import_cifar100
-    if kind == "arrays":
-        return lambda source, folder: folders.copy_arrays(source, folder, progress)
-    choose, size = _wanted(name, image_size)
-    return lambda source, folder: pictures.pack(pictures.list_pictures(source, choose), folder, size, progress)
 
 
 def _import_cifar100(source: Path, folder: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..files import InputError, write_text
 from ..images import Images
+from ..streaming import of_file
 
 ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
 CLASSES = "classes.txt"
@@ -48,6 +49,8 @@ def has_arrays(folder: Path) -> bool:
 def load_arrays(folder: Path) -> Dataset:
     """The data set in a folder of arrays; pixels stay on disk and are read when they are used.
 
+    Many of them are streamed; see :mod:`mnemo.streaming`.
+
     The folder holds ``train_images.npy`` and ``test_images.npy`` (uint8, n x height x width x 3, or n x
     height x width for grey), ``train_labels.npy`` and ``test_labels.npy`` (integers, n) and ``classes.txt``
     (UTF-8, one name a line in label order; without it the names are "0", "1", ...). Pixels are channels-last
@@ -55,8 +58,8 @@ def load_arrays(folder: Path) -> Dataset:
 
     Raises InputError, which names the file, when something is missing, unreadable or inconsistent.
     """
-    labels = {split: _read_labels(folder / f"{split}_labels.npy") for split in ("train", "test")}
-    names = _read_names(folder / CLASSES, labels["train"])
+    labels = {split: read_labels(folder / f"{split}_labels.npy") for split in ("train", "test")}
+    names = read_names(folder / CLASSES, labels["train"])
     train, test = (_read_split(folder, split, labels[split], names) for split in ("train", "test"))
     if train.shape != test.shape:
         raise InputError(
@@ -67,15 +70,21 @@ def load_arrays(folder: Path) -> Dataset:
 
 
 def _read_split(folder: Path, split: str, labels: NDArray[Any], names: tuple[str, ...]) -> Images:
-    pixels = _read_pixels(folder / f"{split}_images.npy")
+    images = folder / f"{split}_images.npy"
+    pixels, offset = _pixels_and_offset(images)
     path = folder / f"{split}_labels.npy"
     if len(labels) != len(pixels):
         raise InputError(f"{path}: {len(labels)} labels for {len(pixels)} images; there must be one for each")
     _check_classes(path, labels, names)
-    return Images(pixels, torch.from_numpy(labels.astype(np.int64)))
+    return of_file(images, offset, pixels, torch.from_numpy(labels.astype(np.int64)))
 
 
-def _read_pixels(path: Path) -> torch.Tensor:
+def read_pixels(path: Path) -> torch.Tensor:
+    """Pixels (n, c, h, w) of a .npy file, a channels-last view of its memory map. Raises InputError."""
+    return _pixels_and_offset(path)[0]
+
+
+def _pixels_and_offset(path: Path) -> tuple[torch.Tensor, int]:
     pixels = _open(path)
     grey = pixels.ndim == 3
     if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 4 and pixels.shape[3] == 3)):
@@ -88,17 +97,19 @@ def _read_pixels(path: Path) -> torch.Tensor:
     if not pixels.flags.c_contiguous:
         raise InputError(f"{path}: in Fortran order; save numpy.ascontiguousarray of it")
     tensor = torch.from_numpy(pixels)
-    return tensor.unsqueeze(1) if grey else tensor.permute(0, 3, 1, 2)
+    return (tensor.unsqueeze(1) if grey else tensor.permute(0, 3, 1, 2)), pixels.offset
 
 
-def _read_labels(path: Path) -> NDArray[Any]:
+def read_labels(path: Path) -> NDArray[Any]:
+    """Integers (n,) of a .npy file. Raises InputError."""
     labels = np.asarray(_open(path))
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(f"{path}: {labels.dtype} of {_by(labels.shape)}; labels must be integers, one for each image")
     return labels
 
 
-def _read_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
+def read_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
+    """The lines of ``classes.txt``; without it a number for every different label. Raises InputError."""
     try:
         _refuse_pipe(path)
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
@@ -134,7 +145,7 @@ def _check_classes(path: Path, labels: NDArray[Any], names: tuple[str, ...]) -> 
         )
 
 
-def _open(path: Path) -> NDArray[Any]:
+def _open(path: Path) -> "np.memmap[Any, Any]":
     """A private, writable memory map of a .npy file, which torch takes without a copy or a warning."""
     try:
         _refuse_pipe(path)
@@ -174,21 +185,6 @@ def write_arrays(folder: Path, dataset: Dataset) -> None:
 def write_names(folder: Path, names: Iterable[str]) -> None:
     """Write ``classes.txt``."""
     write_text(folder / CLASSES, "".join(f"{name}\n" for name in names))
-
-
-def write_pixels(path: Path, shape: tuple[int, ...], images: Iterable[NDArray[np.uint8]]) -> None:
-    """Write a .npy file of uint8 ``shape`` = (n, ...) one image after another, without holding them all.
-
-    Written as a stream and not through a memory map, since a full disk then raises OSError; a map would be
-    killed.
-    """
-    with path.open("xb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for image in images:
-            if image.dtype != np.uint8 or image.shape != shape[1:]:
-                raise ValueError(f"{image.dtype} of {_by(image.shape)} among images of {_by(shape[1:])}")
-            file.write(np.ascontiguousarray(image).data)
 
 
 def copy_arrays(source: Path, folder: Path, progress: Progress | None = None) -> None:

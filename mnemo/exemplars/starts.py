@@ -130,7 +130,7 @@ class Pool:
             norm.momentum = 1.0
         images = self._situation.phase.train
         net.train()
-        net(images.pixels[torch.randperm(len(images))[:256].to(images.labels.device)])
+        net(images.select(torch.randperm(len(images))[:256].to(images.labels.device)).pixels)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
 

@@ -31,7 +31,7 @@ def load_disjoint(folder: Path) -> Disjoint:
     Raises InputError, which names the file, when something is missing, unreadable or inconsistent.
     """
     train, test = (_read(folder, split) for split in ("train", "test"))
-    names = folders._read_names(folder / folders.CLASSES, torch.cat([train.labels, test.labels]).numpy())
+    names = folders.read_names(folder / folders.CLASSES, torch.cat([train.labels, test.labels]).numpy())
     known = int(train.labels.max()) + 1
     present = torch.cat([train.labels, test.labels]).unique()
     if not torch.equal(present, torch.arange(len(names))) or int(test.labels.min()) != known:
@@ -43,8 +43,8 @@ def load_disjoint(folder: Path) -> Disjoint:
 
 
 def _read(folder: Path, split: str) -> Images:
-    labels = folders._read_labels(folder / f"{split}_labels.npy")
-    pixels = folders._read_pixels(folder / f"{split}_images.npy")
+    labels = folders.read_labels(folder / f"{split}_labels.npy")
+    pixels = folders.read_pixels(folder / f"{split}_images.npy")
     if len(labels) != len(pixels) or not len(labels):
         raise InputError(f"{folder}: {len(labels)} labels for {len(pixels)} {split} images; there must be one for each")
     return Images(pixels, torch.from_numpy(labels.astype(np.int64)))

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from .. import checkpoint, machine, settings
+from .. import checkpoint, datasets, machine, settings
 from ..files import InputError, first_complaint, sweep
 from ..images import digest, statistics
 from ..names import refuse_unknown
@@ -160,6 +160,7 @@ def prepare(
     data_dir: Path | None = None,
     device: str = "auto",
     command: str = "",
+    progress: datasets.Progress | None = None,
 ) -> Experiment:
     """Load the data, and make what a run needs.
 
@@ -170,7 +171,7 @@ def prepare(
         asked: the test tasks.
         baseline: the folder of another run, to be compared with episode by episode.
         seed: of all that is drawn.
-        data_dir, device, command: see :func:`mnemo.experiment.prepare`.
+        data_dir, device, command, progress: see :func:`mnemo.experiment.prepare`.
 
     Raises:
         InputError: a name or value is wrong, or the data are missing or do not suffice.
@@ -181,7 +182,7 @@ def prepare(
     arguments = settings.arguments(make, {**suited, **values})
     system = make(**arguments)
     settings.refuse_slow_precision(settings.flat(arguments), where)
-    loaded = data_sets.load(data, data_dir)
+    loaded = data_sets.load(data, data_dir, progress)
     identity = _identity(loaded, system, seed)
     test = asked.draw(loaded, system.unlabelled, seed)
     if system.reveals:

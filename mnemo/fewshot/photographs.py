@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..datasets import default_data_dir, pictures
-from ..datasets.folders import Progress, building, disk_errors
+from ..datasets.folders import Progress, disk_errors
+from ..datasets.packing import packed
 from ..datasets.pictures import Pictures
 from ..files import InputError
 from ..images import Images
@@ -51,7 +52,8 @@ def read_photographs(name: str, data_dir: Path, progress: Progress | None) -> tu
     with disk_errors(folder):
         train, validation, test = (_listing(folder, split) for split in _SPLITS)
     _refuse_others(folder, (train, validation, test))
-    data = load_disjoint(_packed(folder, _joined(train, validation, test), progress))
+    joined = _joined(folder, train, validation, test)
+    data = load_disjoint(packed(joined, default_data_dir() / "packed", SIZE, progress))
     count = len(validation.files)
     return (
         _split(data.train, train.classes),
@@ -76,8 +78,8 @@ def _listing(folder: Path, split: str) -> _Listing:
             f"{folder / split}: missing; {folder.name} needs pictures in train/CLASS/, val/CLASS/ and test/CLASS/, "
             "or all in images/ with train.csv, val.csv and test.csv beside it"
         )
-    classes = tuple(pictures._class_folders(folder / split))
-    return _Listing(classes, [*pictures._pictures_of(folder / split, classes)])
+    classes = tuple(pictures.class_folders(folder / split))
+    return _Listing(classes, [*pictures.pictures_of(folder / split, classes)])
 
 
 def _from_csv(table: Path, images: Path) -> _Listing:
@@ -109,24 +111,10 @@ def _refuse_others(folder: Path, listings: tuple[_Listing, ...]) -> None:
         raise InputError(f"{folder}: class {twice[0]} is in two splits; a class must be in one")
 
 
-def _joined(train: _Listing, validation: _Listing, test: _Listing) -> Pictures:
+def _joined(folder: Path, train: _Listing, validation: _Listing, test: _Listing) -> Pictures:
     """Validation and test together as what to test on; their labels go on where training labels end."""
     classes = (*train.classes, *validation.classes, *test.classes)
     first, second = len(train.classes), len(train.classes) + len(validation.classes)
     held_out = [(path, first + label) for path, label in validation.files]
     held_out += [(path, second + label) for path, label in test.files]
-    return Pictures(classes, train.files, held_out)
-
-
-def _packed(folder: Path, files: Pictures, progress: Progress | None) -> Path:
-    """As ``mnemo.datasets.pictures.packed``, for classes that differ between training and testing."""
-    with disk_errors(folder):
-        name = f".packed-{pictures._key(files, folder, SIZE)}"
-    elsewhere = default_data_dir() / "packed"
-    for place in (folder / name, elsewhere / name):
-        if place.is_dir():
-            return place
-    place = (folder if os.access(folder, os.W_OK) else elsewhere) / name
-    with building(place) as part:
-        pictures.pack(files, part, SIZE, progress)
-    return place
+    return Pictures(folder, classes, train.files, held_out)
