@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checkpoint, datasets, machine, record, settings
+from . import checkpoint, datasets, lock, machine, record, settings
 from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .components.in_streams import join
 from .components.new_classes import Components
@@ -225,9 +225,17 @@ def execute(
             every phase, and after the base network's training.
 
     Raises:
-        InputError: ``out`` has a run and ``resume`` is not set; its checkpoint is gone, damaged or of other settings.
+        InputError: ``out`` has a run and ``resume`` is not set; another process has a run under way there; its
+            checkpoint is gone, damaged or of other settings.
         OSError: the disk refuses; the last checkpoint is still there.
     """
+    with lock.folder(out):
+        yield from _carry_out(experiment, out, resume, base, checkpoint_seconds)
+
+
+def _carry_out(
+    experiment: Experiment, out: Path, resume: bool, base: Path | None, checkpoint_seconds: float
+) -> Iterator[Event]:
     experiment.run.hardware = machine.hardware(experiment.learner.device)
     latest = out / "checkpoints" / "latest.safetensors"
     if latest.exists() or (out / "run.json").exists():

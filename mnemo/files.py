@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -51,9 +52,9 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what kills in the midst of :func:`replacing` have left in ``folder``."""
-    for part in folder.glob(".*.part"):
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what kills in the midst of :func:`replacing` have left in ``folder``, of files whose name begins so."""
+    for part in folder.glob(f".{glob.escape(name)}*.part"):
         part.unlink(missing_ok=True)
 
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor
 
-from .. import checkpoint
+from .. import checkpoint, divergence, lock
 from ..augment import Augmentation
 from ..engine import Precision
 from ..files import sweep
@@ -113,19 +113,20 @@ def pretrain(
         folder: of pre-trained networks; a run that is broken off goes on from there.
 
     Raises:
-        InputError: a file is damaged, or the loss is no longer finite.
+        InputError: a file is damaged, another run is training the same weights, or they are no longer finite.
     """
     done, going = (folder / f"{identity.name}{end}.safetensors" for end in ("", ".going"))
     if not identity.settings.pretrain_epochs:
         return
-    if done.exists():
-        embedder.backbone.load_state_dict(checkpoint.load(done)[0])
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    yield from _train(embedder, images, augmentation, identity, going)
-    checkpoint.save(done, embedder.backbone.state_dict(), {"identity": asdict(identity)})
-    going.unlink(missing_ok=True)
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock.file(done):
+            sweep(folder, identity.name)
+            if not done.exists():  # another run may just have finished it
+                yield from _train(embedder, images, augmentation, identity, going)
+                checkpoint.save(done, embedder.backbone.state_dict(), {"identity": asdict(identity)})
+                going.unlink(missing_ok=True)
+    embedder.backbone.load_state_dict(checkpoint.load(done)[0])
 
 
 def _train(
@@ -138,8 +139,9 @@ def _train(
         first = _take_up(going, net, loop)
     for epoch in range(first, loop.epochs):
         shown = loop.epoch(epoch, generator(identity.seed, "pre-train", epoch))
+        tensors = checkpoint.joined({"net": net.state_dict(), "loop": loop.state()})
+        divergence.refuse(f"pre-train, epoch {epoch + 1}", shown, tensors, rate="pretrain_lr")
         if time.monotonic() - saved_at >= EVERY:
-            tensors = checkpoint.joined({"net": net.state_dict(), "loop": loop.state()})
             checkpoint.save(going, tensors, {"epochs": epoch + 1})
             saved_at = time.monotonic()
         yield Progress("pre-train", epoch + 1, loop.epochs, dict(shown), first)
