@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checkpoint, datasets, lock, machine, record, settings
+from . import checkpoint, checksums, datasets, lock, machine, record, settings
 from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .components.in_streams import join
 from .components.new_classes import Components
@@ -248,6 +248,7 @@ def _carry_out(
     latest.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is better known before the work
     sweep(out)
     sweep(latest.parent)
+    checksums.begin(out)
     saved_at = time.monotonic()
     for event in run(experiment.learner, experiment.stream):
         _note(experiment, event)

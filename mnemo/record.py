@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from . import metrics
-from .files import InputError, first_complaint, write_text
+from . import checksums, metrics
+from .files import InputError, first_complaint
 
 SCHEMA = 1
 Classifier = Literal["head", "nearest_mean", "refined"]
@@ -162,7 +162,7 @@ class Run(_Strict):
 
 def save(run: Run, path: Path) -> None:
     """Write run.json atomically. Raises OSError when the disk refuses."""
-    write_text(path, json.dumps(run.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    checksums.write_text(path, json.dumps(run.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> Run:
@@ -174,7 +174,7 @@ def load(path: Path) -> Run:
     if path.is_dir():
         path = path / "run.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(checksums.read_text(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such run") from None
     except (OSError, ValueError) as error:

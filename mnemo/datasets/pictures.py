@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import checksums
 from ..files import InputError
 from .folders import Progress, building, disk_errors, write_names, write_pixels
 
@@ -146,7 +147,7 @@ def _key(pictures: Pictures, folder: Path, image_size: int | None) -> str:
 
 
 def pack(pictures: Pictures, folder: Path, image_size: int | None = None, progress: Progress | None = None) -> None:
-    """Decode all pictures into arrays, uint8 RGB, in an existing folder.
+    """Decode all pictures into arrays, uint8 RGB, in an existing, empty folder, with checksums.
 
     With ``image_size`` the shorter side becomes that many pixels and the centre square is kept. Without it,
     pictures that all have one size of at most 256 x 256 stay as they are, and others become 256 x 256 in that
@@ -167,6 +168,7 @@ def pack(pictures: Pictures, folder: Path, image_size: int | None = None, progre
             np.save(folder / f"{split}_labels.npy", np.array([label for _, label in files], dtype=np.int64))
             done += len(files)
     write_names(folder, pictures.classes)
+    checksums.write_all(folder)
 
 
 def _common_size(paths: Sequence[Path], image_size: int | None) -> tuple[int, int]:

@@ -11,7 +11,8 @@ import torch
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..files import InputError, first_complaint, write_text
+from .. import checksums
+from ..files import InputError, first_complaint
 from ..seeds import generator
 
 SCHEMA = 1
@@ -180,7 +181,7 @@ def save(episodes: Episodes, path: Path, data: str, split: str) -> None:
     """
     parts = {name: getattr(episodes, name).tolist() for name in _PARTS}
     about = {"schema": SCHEMA, "data": data, "split": split, "shape": asdict(episodes.shape)}
-    write_text(path, json.dumps({**about, **parts}, separators=(",", ":")) + "\n")
+    checksums.write_text(path, json.dumps({**about, **parts}, separators=(",", ":")) + "\n")
 
 
 _PARTS = ("classes", "support", "query", "unlabelled")
@@ -200,7 +201,7 @@ def load(path: Path, data: str, split: str, labels: Tensor) -> Episodes:
         InputError: it is not there, is no such file, or does not fit the data.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(checksums.read_text(path))
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError(f"no episodes of schema {SCHEMA}")
         shape = TypeAdapter(Shape).validate_python(values.get("shape"))

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from .. import checkpoint, lock, machine, settings
+from .. import checkpoint, checksums, lock, machine, settings
 from ..files import InputError, first_complaint, sweep
 from ..images import statistics
 from ..names import refuse_unknown
@@ -261,6 +261,7 @@ def _carry_out(experiment: Experiment, out: Path, pretrained: Path, resume: bool
     latest.parent.mkdir(parents=True, exist_ok=True)
     sweep(out)
     sweep(latest.parent)
+    checksums.begin(out)
     episode_files.save(experiment.test, out / "episodes.json", run.data, "test")
     net = experiment.net()
     stage = pretrain(net, experiment.data.train.images, experiment.data.augmentation, experiment.identity, pretrained)
