@@ -229,7 +229,7 @@ def execute(
             checkpoint is gone, damaged or of other settings.
         OSError: the disk refuses; the last checkpoint is still there.
     """
-    with lock.folder(out):
+    with lock.folder(out / "checkpoints"):
         yield from _carry_out(experiment, out, resume, base, checkpoint_seconds)
 
 

@@ -5,6 +5,7 @@ import datetime
 import os
 import platform
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,8 +63,7 @@ def _opened(path: Path, complaint: str, advice: str) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _locked(handle, path):
-                holder = os.pread(handle, 1000, 0).decode(errors="replace").strip() or "a process"
-                raise InputError(f"{complaint} ({holder}); {advice}")
+                raise InputError(f"{complaint} ({_holder(handle)}); {advice}")
             if not _is(path, handle):  # its holder took it away between the two
                 os.close(handle)
                 continue
@@ -84,6 +84,14 @@ def _locked(handle: int, path: Path) -> bool:
     except OSError as error:
         warnings.warn(f"{path}: no lock ({error.strerror}): nothing keeps two runs apart", RuntimeWarning, stacklevel=5)
     return True
+
+
+def _holder(handle: int) -> str:
+    for _ in range(10):
+        if name := os.pread(handle, 1000, 0).decode(errors="replace").strip():
+            return name
+        time.sleep(0.02)  # it holds the file, and is about to write its name
+    return "a process that has not given its name"
 
 
 def _is(path: Path, handle: int) -> bool:

@@ -249,7 +249,7 @@ def execute(experiment: Experiment, out: Path, pretrained: Path, *, resume: bool
             damaged or of other settings; a loss or a weight is no longer finite.
         OSError: the disk refuses.
     """
-    with lock.folder(out):
+    with lock.folder(out / "checkpoints"):
         yield from _carry_out(experiment, out, pretrained, resume)
 
 
