@@ -29,10 +29,11 @@ def replacing(path: Path) -> Iterator[Path]:
     A kill or a full disk at any moment leaves what was there before. Raises OSError that names ``path`` when the disk
     refuses.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        part = Path(name)
+        os.close(handle)
         yield part
         with open(part, "rb") as written:
             os.fsync(written.fileno())
@@ -49,7 +50,8 @@ def replacing(path: Path) -> Iterator[Path]:
         error.filename = str(path)  # a write that fails does not say where, and nobody knows the temporary name
         raise
     finally:
-        part.unlink(missing_ok=True)
+        if part:
+            part.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, name: str = "") -> None:

@@ -1,9 +1,11 @@
 """Too little memory, whoever says so: Python, numpy, torch or the loader of libraries."""
 
 SAID = (
+    "ALLOC_FAILED",  # cuBLAS and cuDNN
     "allocate memory",
     "bad_alloc",
     "can't start new thread",
+    "could not create a primitive",  # oneDNN, which has no room for its code
     "failed to map segment",
     "not enough memory",
     "out of memory",

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mounts = disk.own_mounts()
     command.prepare()
     turns = plan.SHORT if arguments.short else plan.WHOLE
+    turns = {kind: turns[kind] for kind in (arguments.only or turns)}
     found = record.Found(arguments.seed, arguments.short, mounts)
     with tempfile.TemporaryDirectory(prefix="mnemo-faults-") as scratch:
         campaign = plan.begin(turns, Path(scratch), arguments.seed, mounts)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     found.add(trial)
                     print(f"{trial.kind}: {trial.what} ({trial.where}): {trial.outcome} {trial.line}", flush=True)
     print(found.table())
-    if path := arguments.record or (None if arguments.short else RESULTS):
+    if path := arguments.record or (None if arguments.short or arguments.only else RESULTS):
         found.save(path)
     return 1 if found.lost else 0
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="some of each, without a record")
+    parser.add_argument("--only", nargs="+", choices=plan.WHOLE, metavar="KIND", help=f"of {', '.join(plan.WHOLE)}")
     parser.add_argument("--seed", type=int, default=1993, help="of moments, places and choices (default: 1993)")
     parser.add_argument("--jobs", type=int, default=machine.cores(), help="trials at once (default: one for each core)")
     parser.add_argument("--record", type=Path, help=f"file of the record (default: {RESULTS.name} among the results)")

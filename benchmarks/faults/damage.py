@@ -1,12 +1,11 @@
 """Damage: bytes that change, and files that are cut, emptied or gone, of every file that mnemo reads back."""
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 from .command import start
-from .trial import Bench, Outcome, Trial, judged, told
+from .trial import Bench, Outcome, Trial, judged
 
 Damage = Callable[[bytes, Random], bytes | None]
 
@@ -52,7 +51,6 @@ def trials(bench: Bench, turns: Iterable[int], cases: Sequence[tuple[str, str]])
 
 INCREMENTAL = [
     ("run/checkpoints/latest.safetensors", "resume"),
-    ("run/checkpoints/phase-01.safetensors", "go back"),
     ("run/checkpoints/base.safetensors", "base"),
     ("run/run.json", "report"),
     ("run/checksums.json", "report"),
@@ -68,13 +66,12 @@ FEW_SHOT = [
     ("data/tiered-imagenet/.packed-*/*", "data"),
 ]
 """Files that are read, and by what."""
+RESULTS = ("accuracy", "interval", "phase_accuracy", "exemplars", "outcomes", "curves", "validation", "complete")
+"""What a run that takes something over from another has in common with it."""
 
 
 def _read(bench: Bench, folder: Path, path: Path, command: str) -> tuple[Outcome, str]:
     """What becomes of a command that reads the damaged file: as without the damage, or a line that names it."""
-    if command == "go back":
-        shutil.copyfile(path, path.with_name("latest.safetensors")) if path.exists() else None
-        return bench.resumed(folder, (path.name, "latest.safetensors"))
     if command == "resume":
         return bench.resumed(folder, (path.name,))
     more = {
@@ -89,16 +86,13 @@ def _read(bench: Bench, folder: Path, path: Path, command: str) -> tuple[Outcome
     code = process.wait()
     if code:
         return judged(code, process.said, (path.name,))
-    same = _same(bench, folder, command)
-    return ("survived", "") if same else ("lost", f"{path.name}: the result is another")
-
-
-def _same(bench: Bench, folder: Path, command: str) -> bool:
-    """Whether what was made in ``other`` is what an undisturbed folder gives."""
     if command != "report":
-        found, expected = told(folder / "other"), bench.expected
-        kept = ("accuracy", "interval", "phase_accuracy", "exemplars", "outcomes", "curves", "validation")
-        return all(found.get(key) == expected.get(key) for key in kept)
+        return bench.compared(folder / "other", RESULTS)
+    return ("survived", "") if _same_report(bench, folder) else ("lost", "the report is another")
+
+
+def _same_report(bench: Bench, folder: Path) -> bool:
+    """Whether the one in ``other`` is what an undisturbed folder gives."""
     undisturbed = bench.folder(bench.whole)
     start(["report", "run", "--out", "other"], undisturbed).wait()
     same = (folder / "other" / "report.html").read_bytes() == (undisturbed / "other" / "report.html").read_bytes()

@@ -24,19 +24,19 @@ CLASSES, PICTURES = 3, 8
 
 
 WHOLE = {
-    "kills": 126,
-    "few-shot kills": 24,
-    "numbers": 27,
-    "disk": 36,
-    "memory": 18,
-    "removal": 24,
-    "neighbours": 15,
-    "damage": 65,
-    "few-shot damage": 64,
+    "few-shot damage": 40,
+    "damage": 40,
+    "disk": 24,
+    "memory": 12,
+    "removal": 16,
+    "neighbours": 9,
+    "numbers": 18,
+    "few-shot kills": 18,
+    "kills": 108,
 }
 """Turns of each kind."""
 SHORT = {"kills": 6, "numbers": 2, "disk": 2, "memory": 1, "removal": 1, "neighbours": 1, "damage": 4}
-TURNS = 6
+TURNS = 3
 """Of a batch, which one process does."""
 
 

@@ -9,12 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from mnemo import machine
 from mnemo.files import write_text
 
+from ..speed.record import git
 from ..suite import write_table
 from .trial import Trial
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "faults.md"
+CODE = ("mnemo", "strategies", "benchmarks/faults")
 OUTCOMES = ("survived", "refused", "lost")
 
 
@@ -26,12 +31,15 @@ class Found:
         seed: of all that was drawn.
         short: whether it was only some of each.
         mounts: whether disks were really full.
+        commit, changed: the code that was tried, and whether that was not all of it.
     """
 
     seed: int
     short: bool
     mounts: bool
     trials: list[Trial] = field(default_factory=list)
+    commit: str = field(default_factory=lambda: git("rev-parse", "HEAD"))
+    changed: bool = field(default_factory=lambda: bool(git("status", "--porcelain", "--", *CODE)))
     _since: float = field(default_factory=time.monotonic)
 
     def add(self, trial: Trial) -> None:
@@ -50,20 +58,12 @@ class Found:
 
     def save(self, path: Path) -> None:
         """Write the record. Raises OSError."""
-        import torch
-
-        from mnemo import machine
-
-        from ..speed.record import git
-
         counts = Counter(trial.outcome for trial in self.trials)
         about = {
             "command": f"python -m benchmarks.faults --seed {self.seed}{' --short' if self.short else ''}",
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "commit": git("rev-parse", "HEAD"),
-            "changed_since_commit": bool(
-                git("status", "--porcelain", "--", "mnemo", "strategies", "benchmarks/faults")
-            ),
+            "commit": self.commit,
+            "changed_since_commit": self.changed,
             "versions": machine.versions(),
             "hardware": machine.hardware(torch.device("cpu")),
             "seed": self.seed,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .stages import Wire
-from .trial import Bench, Outcome, Trial, judged, told
+from .trial import Bench, Outcome, Trial, judged
 
 WHAT = (
     "run/checkpoints/latest.safetensors",
@@ -51,6 +51,5 @@ def _after(bench: Bench, folder: Path, what: str, line: str) -> tuple[Outcome, s
     code = process.wait()
     if code:
         return judged(code, process.said, (Path(what).name, "latest.safetensors"))
-    found = told(folder)
-    same = all(found[key] == value for key, value in bench.expected.items() if key not in ("checkpoints", "files"))
-    return ("survived", line) if same else ("lost", "the record is another")
+    outcome, after = bench.compared(folder / "run", tuple(bench.expected.keys() - {"checkpoints", "files"}))
+    return outcome, after or line

@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, Literal
 
 from mnemo import checkpoint
+from mnemo.files import InputError
 
 from . import command
 from .command import Command
@@ -69,7 +70,7 @@ class Bench:
         self.times.follow(wire)
         if process.wait():
             raise RuntimeError(f"an undisturbed run ends with: {process.said}")
-        self.expected = told(self.whole)
+        self.expected = told(self.whole / "run")
 
     def folder(self, copy: Path | None = None) -> Path:
         """A new one, which holds what another does."""
@@ -100,9 +101,19 @@ class Bench:
         process = self.start(folder, "--resume")
         code = process.wait()
         if code == 0:
-            found = told(folder)
-            return ("survived", "") if found == self.expected else ("lost", difference(self.expected, found))
+            return self.compared(folder / "run", tuple(self.expected))
         return judged(code, process.said, names)
+
+    def compared(self, run: Path, keys: tuple[str, ...]) -> tuple[Outcome, str]:
+        """Whether a run's folder holds what the undisturbed one does, of what :func:`told` calls by these names."""
+        try:
+            found = told(run)
+        except (OSError, ValueError, InputError) as error:
+            return "lost", f"{type(error).__name__}: {error}"
+        for key in keys:
+            if found.get(key) != self.expected.get(key):
+                return "lost", f"{key} differs: {str(found.get(key))[:200]}"
+        return "survived", ""
 
     def stage(self) -> str:
         """One that the run has, at random."""
@@ -123,9 +134,8 @@ def judged(code: int, said: str, names: tuple[str, ...]) -> tuple[Outcome, str]:
     return ("refused", line) if clear and named else ("lost", f"exit code {code}: {line}")
 
 
-def told(folder: Path) -> dict[str, Any]:
+def told(run: Path) -> dict[str, Any]:
     """All that a run leaves, but for what clock and machine say: record, checkpoints, and the names of its files."""
-    run = folder / "run"
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     checkpoints = {path.name: _sums(path) for path in sorted((run / "checkpoints").iterdir())}
     return {
@@ -138,9 +148,3 @@ def told(folder: Path) -> dict[str, Any]:
 def _sums(path: Path) -> dict[str, int]:
     tensors, _ = checkpoint.load(path)
     return {name: hash(tensor.contiguous().flatten().numpy().tobytes()) for name, tensor in tensors.items()}
-
-
-def difference(expected: dict[str, Any], found: dict[str, Any]) -> str:
-    """The first key that differs."""
-    keys = [key for key in expected | found if expected.get(key) != found.get(key)]
-    return f"{keys[0]} differs: {str(found.get(keys[0]))[:200]}"
