@@ -24,14 +24,14 @@ CLASSES, PICTURES = 3, 8
 
 
 WHOLE = {
-    "few-shot damage": 40,
-    "damage": 40,
-    "disk": 24,
-    "memory": 12,
+    "few-shot damage": 32,
+    "damage": 24,
+    "disk": 18,
+    "memory": 9,
     "removal": 16,
     "neighbours": 9,
     "numbers": 18,
-    "few-shot kills": 18,
+    "few-shot kills": 12,
     "kills": 108,
 }
 """Turns of each kind."""
