@@ -27,10 +27,18 @@ def refuse(place: str, shown: Mapping[str, float], tensors: Mapping[str, Tensor]
     for name, value in shown.items():
         if not math.isfinite(value):
             raise InputError(f"{place}: the {name} is {value}; {CAUSES.format(rate=rate)}")
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    if not floating:
-        return
-    finite = torch.stack([tensor.isfinite().all() for tensor in floating.values()]).tolist()  # waits once
-    for name, sound in zip(floating, finite, strict=True):
-        if not sound:
-            raise InputError(f"{place}: {name} is no longer finite; {CAUSES.format(rate=rate)}")
+    for name in _broken(tensors):
+        raise InputError(f"{place}: {name} is no longer finite; {CAUSES.format(rate=rate)}")
+
+
+def _broken(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of those that are not finite. Waits for each device once; an optimiser counts its steps on the CPU."""
+    by_device: dict[torch.device, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            by_device.setdefault(tensor.device, []).append(name)
+    broken = []
+    for names in by_device.values():
+        finite = torch.stack([tensors[name].isfinite().all() for name in names]).tolist()
+        broken += [name for name, sound in zip(names, finite, strict=True) if not sound]
+    return broken

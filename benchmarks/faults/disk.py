@@ -17,7 +17,7 @@ from .stages import wrap
 from .trial import Bench, Trial, judged
 
 NEW_USERS, NEW_MOUNTS = 0x10000000, 0x00020000  # of linux/sched.h
-REMOUNT = 32  # of sys/mount.h
+REMOUNT, DETACH = 32, 2  # of sys/mount.h
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO)
 WRITES = (
     (tempfile, "mkstemp"),
@@ -31,13 +31,28 @@ WRITES = (
 
 def own_mounts() -> bool:
     """Let this process mount file systems that nobody else sees; whether the system allows it. One thread only."""
+    if not (probe := os.fork()):  # half of it may be allowed, and there is no way back
+        try:
+            _unshare()
+            with tempfile.TemporaryDirectory() as folder:
+                _mount(Path(folder), 1)
+                _unmount(Path(folder))
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(probe, 0)[1]:
+        return False
+    _unshare()
+    return True
+
+
+def _unshare() -> None:
     user, group = os.getuid(), os.getgid()
     if ctypes.CDLL(None).unshare(NEW_USERS | NEW_MOUNTS):
-        return False
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"0 {user} 1")
-    Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    return True
+        raise OSError("no file systems of its own")
+    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+    Path("/proc/self/uid_map").write_text(f"0 {user} 1", encoding="ascii")
+    Path("/proc/self/gid_map").write_text(f"0 {group} 1", encoding="ascii")
 
 
 def trials(bench: Bench, turns: Iterable[int], mounts: bool) -> Iterator[Trial]:
@@ -56,7 +71,7 @@ def _full(bench: Bench, folder: Path) -> Trial:
     try:
         return _refused(bench, folder, f"file system of {size} pages", None, lambda: _mount(folder, 10_000, REMOUNT))
     finally:
-        ctypes.CDLL(None).umount2(str(folder).encode(), 2)
+        _unmount(folder)
 
 
 def _room(folder: Path) -> int:
@@ -70,6 +85,10 @@ def _mount(folder: Path, pages: int, flags: int = 0) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"none", str(folder).encode(), b"tmpfs", flags, options):
         raise OSError(ctypes.get_errno(), "no file system in memory can be mounted")
+
+
+def _unmount(folder: Path) -> None:
+    ctypes.CDLL(None).umount2(str(folder).encode(), DETACH)
 
 
 def _limited(bench: Bench, folder: Path) -> Trial:
