@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mnemo import checkpoint, record
+from mnemo import checkpoint, report
 from mnemo.files import InputError
 
 from .stages import Wire
@@ -72,7 +72,7 @@ def unsound(folder: Path) -> str:
         for path in (folder / "run").glob("checkpoints/*.safetensors"):
             checkpoint.load(path)
         if (folder / "run" / "run.json").exists():
-            record.load(folder / "run")
+            report.load(folder / "run")
     except InputError as error:
         return str(error)
     return ""
