@@ -24,15 +24,15 @@ CLASSES, PICTURES = 3, 8
 
 
 WHOLE = {
-    "few-shot damage": 32,
-    "damage": 24,
-    "disk": 18,
-    "memory": 9,
-    "removal": 16,
-    "neighbours": 9,
-    "numbers": 18,
-    "few-shot kills": 12,
-    "kills": 108,
+    "few-shot damage": 24,
+    "damage": 16,
+    "disk": 12,
+    "memory": 6,
+    "removal": 8,
+    "neighbours": 6,
+    "numbers": 9,
+    "few-shot kills": 6,
+    "kills": 96,
 }
 """Turns of each kind."""
 SHORT = {"kills": 6, "numbers": 2, "disk": 2, "memory": 1, "removal": 1, "neighbours": 1, "damage": 4}

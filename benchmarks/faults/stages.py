@@ -3,6 +3,7 @@
 import importlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,7 @@ class Wire:
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
-        self._rest = b""
+        self._rest, self._lines = b"", deque[bytes]()
         self.inside: list[str] = []
 
     def watched(self) -> None:
@@ -44,16 +45,23 @@ class Wire:
         if self._write >= 0:
             os.close(self._write)
             self._write = -1
-        while self._read >= 0 and (data := os.read(self._read, 4096)):
+        while self._lines or self._listened():
+            line = self._lines.popleft()
+            stage = line[1:].decode()
+            entered = line.startswith(b"+")
+            self.inside.append(stage) if entered else self.inside.remove(stage)
+            yield entered, stage
+
+    def _listened(self) -> bool:
+        """Whether there was more; who asks may have stopped in the midst of what came at once."""
+        while self._read >= 0 and not self._lines:
+            data = os.read(self._read, 4096)
             *lines, self._rest = (self._rest + data).split(b"\n")
-            for line in lines:
-                stage = line[1:].decode()
-                entered = line.startswith(b"+")
-                self.inside.append(stage) if entered else self.inside.remove(stage)
-                yield entered, stage
-        if self._read >= 0:
-            os.close(self._read)
-            self._read = -1
+            self._lines.extend(lines)
+            if not data:
+                os.close(self._read)
+                self._read = -1
+        return bool(self._lines)
 
     def listen(self) -> None:
         """Wait until the process has ended."""
