@@ -18,12 +18,13 @@ BENCHMARK := $(VENV)/.benchmark
 RAY := $(VENV)/.ray
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-avalanche test-ray lint speed ablation
+.PHONY: help setup demo test test-avalanche test-ray lint faults speed ablation
 
 help:
 	@echo 'make demo    learn the digits that come with scikit-learn; leaves $(DEMO)/report.html'
 	@echo 'make test    run the tests; make test ARGS="-n 0 -k memory" passes options to pytest'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make faults  kill runs, fill disks and damage files; make faults ARGS=--short tries some of each in a minute'
 	@echo 'make test-avalanche  the tests of the Avalanche plugin, for which Avalanche is installed'
 	@echo 'make test-ray  the tests of sweeps through Ray, which is installed for it'
 	@echo 'make speed   measure how fast mnemo is beside its peers, which are installed for it; see benchmarks/README.md'
@@ -48,6 +49,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+faults: $(STAMP)
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 speed: $(BENCHMARK)
 	$(BIN)/python -m benchmarks.speed $(ARGS)

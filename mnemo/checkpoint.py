@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,7 +35,7 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
             text = json.dumps({"schema": SCHEMA, **about})
             safetensors.torch.save_file(dense, part, {"mnemo": text, "crc32": _checksum(dense, text)})
         except safetensors.SafetensorError as error:
-            raise OSError(str(error)) from None
+            raise _disk_error(str(error)) from None
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -100,6 +102,12 @@ def into_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         for index, values in parted(tensors).items()
     }
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _disk_error(text: str) -> OSError:
+    """safetensors puts the number of the system's error into words, such as ``... (os error 28)``."""
+    found = re.search(r"os error (\d+)", text)
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(text)
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from . import shortage
 from .files import InputError
 from .visible import in_a_line, on_a_page
 
@@ -38,7 +39,10 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 
 
 class _Commands(TyperGroup):
-    """Commands whose foreseeable failures end in one line: wrong input, a disk that refuses (2), interruption (130)."""
+    """Commands whose foreseeable failures end in one line.
+
+    Wrong input, a disk that refuses, too little memory: 2. Interruption: 130.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -49,7 +53,9 @@ class _Commands(TyperGroup):
             _fail(str(error))
         except OSError as error:
             _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError, ImportError) as error:
+            if shortage.of_memory(error):
+                _fail(shortage.line(error))
             if "does not have a deterministic implementation" not in str(error):
                 raise
             _fail(f"--deterministic: {str(error).partition(', but')[0]}")

@@ -12,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from . import checkpoint, datasets, machine, record, sessions, settings
+from . import checkpoint, checksums, datasets, lock, machine, record, sessions, settings
 from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .components.in_streams import join
 from .components.new_classes import Components
@@ -259,9 +259,17 @@ def execute(
             every phase, and after the base network's training.
 
     Raises:
-        InputError: ``out`` has a run and ``resume`` is not set; its checkpoint is gone, damaged or of other settings.
+        InputError: ``out`` has a run and ``resume`` is not set; another process has a run under way there; its
+            checkpoint is gone, damaged or of other settings.
         OSError: the disk refuses; the last checkpoint is still there.
     """
+    with lock.folder(out / "checkpoints"):
+        yield from _carry_out(experiment, out, resume, base, checkpoint_seconds)
+
+
+def _carry_out(
+    experiment: Experiment, out: Path, resume: bool, base: Path | None, checkpoint_seconds: float
+) -> Iterator[Event]:
     experiment.run.hardware = machine.hardware(experiment.learner.device)
     experiment.run.threads = machine.threads()
     latest = out / "checkpoints" / "latest.safetensors"
@@ -275,6 +283,7 @@ def execute(
     latest.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is better known before the work
     sweep(out)
     sweep(latest.parent)
+    checksums.begin(out)
     saved_at = time.monotonic()
     for event in run(experiment.learner, experiment.stream):
         _note(experiment, event)

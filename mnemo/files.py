@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,10 +29,11 @@ def replacing(path: Path) -> Iterator[Path]:
     A kill or a full disk at any moment leaves what was there before. Raises OSError that names ``path`` when the disk
     refuses.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        part = Path(name)
+        os.close(handle)
         yield part
         with open(part, "rb") as written:
             os.fsync(written.fileno())
@@ -48,12 +50,13 @@ def replacing(path: Path) -> Iterator[Path]:
         error.filename = str(path)  # a write that fails does not say where, and nobody knows the temporary name
         raise
     finally:
-        part.unlink(missing_ok=True)
+        if part:
+            part.unlink(missing_ok=True)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what kills in the midst of :func:`replacing` have left in ``folder``."""
-    for part in folder.glob(".*.part"):
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what kills in the midst of :func:`replacing` have left in ``folder``, of files whose name begins so."""
+    for part in folder.glob(f".{glob.escape(name)}*.part"):
         part.unlink(missing_ok=True)
 
 

@@ -1,16 +1,15 @@
 """The learner: one network and one exemplar memory that go through the phases of a stream."""
 
 import copy
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, divergence
 from .augment import Augmentation
 from .classifiers import class_means, count_correct
 from .codecs import Codec, Raw
@@ -158,7 +157,7 @@ class Learner:
     def learn(self, phase: Phase) -> Iterator[EpochDone]:
         """Go through the stages of a phase, from where :attr:`position` says.
 
-        Raises InputError when a loss is no longer finite.
+        Raises InputError when a loss or a weight is no longer finite.
         """
         at = self.position
         if at.phase != phase.index:
@@ -188,7 +187,8 @@ class Learner:
             for epoch in range(self.position.epoch, loop.epochs):
                 with _Clock(self.seconds, stage.name):
                     shown = loop.epoch(epoch, generator(self.seed, phase, stage.name, epoch))
-                _refuse_divergence(shown, stage.name, epoch)
+                learnt = checkpoint.joined({"net": self.net.state_dict(), "loop": loop.state()})
+                divergence.refuse(f"phase {phase + 1}, epoch {epoch + 1}, {stage.name}", shown, learnt)
                 self.position = Position(phase, index, epoch + 1)
                 if stage.name == Train.name and epoch + 1 in _evenly(self.strategy.waypoints, loop.epochs):
                     self.waypoints.append(_frozen(copy.deepcopy(self.net)))
@@ -318,12 +318,6 @@ class Learner:
         if len(exemplars.labels.unique()) < classes:
             return None
         return class_means(self.net, exemplars, self.augmentation.mirrors, classes)
-
-
-def _refuse_divergence(shown: Mapping[str, float], stage: str, epoch: int) -> None:
-    for name, value in shown.items():
-        if not math.isfinite(value):
-            raise InputError(f"{stage}: the {name} is {value} in epoch {epoch + 1}; a smaller lr may help")
 
 
 def _frozen(net: IncrementalNet) -> IncrementalNet:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from . import metrics
+from . import checksums, metrics
 from .documents import from_json
-from .files import InputError, first_complaint, write_text
+from .files import InputError, first_complaint
 
 SCHEMA = 1
 Classifier = Literal["head", "nearest_mean", "refined"]
@@ -173,7 +173,7 @@ def without_times(run: BaseModel) -> dict[str, Any]:
 
 def save(run: Run, path: Path) -> None:
     """Write run.json atomically. Raises OSError when the disk refuses."""
-    write_text(path, json.dumps(run.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    checksums.write_text(path, json.dumps(run.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> Run:
@@ -185,7 +185,7 @@ def load(path: Path) -> Run:
     if path.is_dir():
         path = path / "run.json"
     try:
-        data = from_json(path.read_text(encoding="utf-8"))
+        data = from_json(checksums.read_text(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such run") from None
     except (OSError, ValueError) as error:

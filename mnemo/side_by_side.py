@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from . import engine, experiment, machine
+from . import engine, experiment, machine, shortage
 from .files import InputError
 from .learner import EpochDone
 from .messages import Failed, Finished, Message, PhaseResult, Started, Starting
@@ -196,6 +196,8 @@ def failure(error: Exception) -> Failed:
         return Failed("the GPU has too little memory for so many runs at once; name fewer of them at a time")
     if isinstance(error, OSError):
         return Failed(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+    if shortage.of_memory(error):
+        return Failed(shortage.line(error))
     words = " ".join(str(error).split())
     return Failed(f"{type(error).__name__}: {words}", "".join(traceback.format_exception(error)))
 

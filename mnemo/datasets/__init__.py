@@ -205,6 +205,8 @@ def check(name: str, data_dir: Path | None = None, progress: Progress | None = N
     """
     data = load(name, data_dir, progress)
     place = None if name in _COMES_WITH else _find(name, data_dir or default_data_dir())
+    if place and place.kind == "arrays":
+        folders.verify(place.folder)
     where = f"{place.folder} ({place.kind})" if place else _COMES_WITH[name]
     total = sum(len(images) * images.bytes_each for images in (data.train, data.test))
     whole = chunks.verify(_arrays(place, name, None), progress) if place and place.kind != "archive" else 0

@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .. import checksums
 from ..files import InputError, write_text
 from ..images import Images
 from ..streaming import of_file
 
 ARRAYS = ("train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy")
 CLASSES = "classes.txt"
+
+READ_AT_ONCE = 2**28
+"""Bytes; the checksum of a larger file is compared by ``mnemo data check`` alone: a start must not read it all."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is in total (images, or bytes of a download)."""
@@ -69,6 +73,12 @@ def load_arrays(folder: Path) -> Dataset:
     return Dataset(train, test, names)
 
 
+def verify(folder: Path) -> None:
+    """Compare every file of a folder of arrays with its checksum, where there is one. Raises InputError."""
+    for name in (*ARRAYS, CLASSES):
+        checksums.verify(folder / name)
+
+
 def _read_split(folder: Path, split: str, labels: NDArray[Any], names: tuple[str, ...]) -> Images:
     images = folder / f"{split}_images.npy"
     pixels, offset = _pixels_and_offset(images)
@@ -112,7 +122,7 @@ def read_names(path: Path, labels: NDArray[Any]) -> tuple[str, ...]:
     """The lines of ``classes.txt``; without it a number for every different label. Raises InputError."""
     try:
         _refuse_pipe(path)
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(line.strip() for line in checksums.read_text(path).splitlines() if line.strip())
     except FileNotFoundError:
         return tuple(str(label) for label in range(len(np.unique(labels))))
     except (OSError, UnicodeDecodeError) as error:
@@ -147,6 +157,7 @@ def _check_classes(path: Path, labels: NDArray[Any], names: tuple[str, ...]) -> 
 
 def _open(path: Path) -> "np.memmap[Any, Any]":
     """A private, writable memory map of a .npy file, which torch takes without a copy or a warning."""
+    checksums.verify(path, most=READ_AT_ONCE)
     try:
         _refuse_pipe(path)
         with np.errstate(all="raise"):  # sizes that overflow
@@ -168,7 +179,7 @@ def _by(shape: Iterable[int]) -> str:
 
 
 def write_arrays(folder: Path, dataset: Dataset) -> None:
-    """Write a data set into an existing folder, in the form that ``load_arrays`` reads.
+    """Write a data set into an existing, empty folder, in the form that ``load_arrays`` reads, with checksums.
 
     Raises OSError when the disk refuses.
     """
@@ -180,6 +191,7 @@ def write_arrays(folder: Path, dataset: Dataset) -> None:
         )
         np.save(folder / f"{split}_labels.npy", images.labels.numpy())
     write_names(folder, dataset.class_names)
+    checksums.write_all(folder)
 
 
 def write_names(folder: Path, names: Iterable[str]) -> None:

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import machine
+from .. import checksums, machine
 from ..files import InputError
 from . import chunks
 from .chunks import FORMAT, SPLITS, Chunk, Index
-from .folders import Progress, disk_errors, write_names
+from .folders import READ_AT_ONCE, Progress, disk_errors, write_names
 from .pictures import Pictures, bombs_refused, common_size, decode
 
 log = logging.getLogger(__name__)
@@ -184,6 +184,7 @@ def _fill(
     for split, files in zip(SPLITS, (pictures.train, pictures.test), strict=True):
         np.save(partial / f"{split}_labels.npy", np.array([label for _, label in files], dtype=np.int64))
     write_names(partial, pictures.classes)
+    checksums.write_all(partial, most=READ_AT_ONCE)  # chunks of larger files have their own
 
 
 def _index(pictures: Pictures, image_size: int | None) -> Index:

@@ -11,9 +11,10 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from .. import checksums
 from ..counts import NonNegativeInt, PositiveInt
 from ..documents import from_json
-from ..files import InputError, first_complaint, write_text
+from ..files import InputError, first_complaint
 from ..seeds import generator
 
 SCHEMA = 1
@@ -182,7 +183,7 @@ def save(episodes: Episodes, path: Path, data: str, split: str) -> None:
     """
     parts = {name: getattr(episodes, name).tolist() for name in _PARTS}
     about = {"schema": SCHEMA, "data": data, "split": split, "shape": asdict(episodes.shape)}
-    write_text(path, json.dumps({**about, **parts}, separators=(",", ":")) + "\n")
+    checksums.write_text(path, json.dumps({**about, **parts}, separators=(",", ":")) + "\n")
 
 
 _PARTS = ("classes", "support", "query", "unlabelled")
@@ -202,7 +203,7 @@ def load(path: Path, data: str, split: str, labels: Tensor) -> Episodes:
         InputError: it is not there, is no such file, or does not fit the data.
     """
     try:
-        values = from_json(path.read_text(encoding="utf-8"))
+        values = from_json(checksums.read_text(path))
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError(f"no episodes of schema {SCHEMA}")
         shape = TypeAdapter(Shape).validate_python(values.get("shape"))

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from .. import checkpoint, datasets, machine, settings
+from .. import checkpoint, checksums, datasets, lock, machine, settings
 from ..files import InputError, first_complaint, sweep
 from ..images import digest, statistics
 from ..names import refuse_unknown
@@ -248,10 +248,15 @@ def execute(experiment: Experiment, out: Path, pretrained: Path, *, resume: bool
         resume: go on where the last checkpoint there was saved; start if there is none.
 
     Raises:
-        InputError: ``out`` has a run and ``resume`` is not set; a file is damaged or of other settings; a loss is no
-            longer finite.
+        InputError: ``out`` has a run and ``resume`` is not set; another process has a run under way there; a file is
+            damaged or of other settings; a loss or a weight is no longer finite.
         OSError: the disk refuses.
     """
+    with lock.folder(out / "checkpoints"):
+        yield from _carry_out(experiment, out, pretrained, resume)
+
+
+def _carry_out(experiment: Experiment, out: Path, pretrained: Path, resume: bool) -> Iterator[Progress]:
     run = experiment.run
     run.hardware, run.threads = machine.hardware(experiment.device), machine.threads()
     latest = out / "checkpoints" / "latest.safetensors"
@@ -259,6 +264,7 @@ def execute(experiment: Experiment, out: Path, pretrained: Path, *, resume: bool
     latest.parent.mkdir(parents=True, exist_ok=True)
     sweep(out)
     sweep(latest.parent)
+    checksums.begin(out)
     episode_files.save(experiment.test, out / "episodes.json", run.data, "test")
     net = experiment.net()
     stage = pretrain(net, experiment.data.train.images, experiment.data.augmentation, experiment.identity, pretrained)

@@ -1,6 +1,5 @@
 """Meta-training: tasks of the training classes, one step of an optimiser for every few of them."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,9 +8,8 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from .. import checkpoint
+from .. import checkpoint, divergence
 from ..counts import NonNegativeInt, PositiveInt
-from ..files import InputError
 from ..seeds import generator
 from ..settings import STRICT
 from .episodes import Episodes, Sampler, Shape
@@ -102,8 +100,8 @@ class MetaLoop:
             losses = [self._step(index) for index in range(self.iteration, until)]
             self.iteration = until
             loss = float(torch.stack(losses).mean())
-            if not math.isfinite(loss):
-                raise InputError(f"meta-train: the loss is {loss} before iteration {until}; a smaller meta_lr may help")
+            place = f"meta-train, before iteration {until}"
+            divergence.refuse(place, {"loss": loss}, self._method.state_dict(), rate="meta_lr")
             accuracy = self._look()
             shown = {"loss": loss, "accuracy": accuracy}
             yield Progress("meta-train", self.iteration, self._settings.iterations, shown, already)

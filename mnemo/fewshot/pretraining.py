@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from .. import checkpoint
+from .. import checkpoint, divergence, lock
 from ..augment import Augmentation
 from ..counts import NonNegativeInt, PositiveInt
 from ..engine import Precision
@@ -114,21 +114,22 @@ def pretrain(
         folder: of pre-trained networks; a run that is broken off goes on from there.
 
     Raises:
-        InputError: a file is damaged, or the loss is no longer finite.
+        InputError: a file is damaged, another run is training the same weights, or they are no longer finite.
     """
     done, going = (folder / f"{identity.name}{end}.safetensors" for end in ("", ".going"))
     if not identity.settings.pretrain_epochs:
         return
-    if done.exists():
-        tensors, _ = checkpoint.load(done)
-        with checkpoint.fitting(done):
-            embedder.backbone.load_state_dict(tensors)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    yield from _train(embedder, images, augmentation, identity, going)
-    checkpoint.save(done, embedder.backbone.state_dict(), {"identity": asdict(identity)})
-    going.unlink(missing_ok=True)
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock.file(done):
+            sweep(folder, identity.name)
+            if not done.exists():  # another run may just have finished it
+                yield from _train(embedder, images, augmentation, identity, going)
+                checkpoint.save(done, embedder.backbone.state_dict(), {"identity": asdict(identity)})
+                going.unlink(missing_ok=True)
+    tensors, _ = checkpoint.load(done)
+    with checkpoint.fitting(done):
+        embedder.backbone.load_state_dict(tensors)
 
 
 def _train(
@@ -141,8 +142,9 @@ def _train(
         first = _take_up(going, net, loop)
     for epoch in range(first, loop.epochs):
         shown = loop.epoch(epoch, generator(identity.seed, "pre-train", epoch))
+        tensors = checkpoint.joined({"net": net.state_dict(), "loop": loop.state()})
+        divergence.refuse(f"pre-train, epoch {epoch + 1}", shown, tensors, rate="pretrain_lr")
         if time.monotonic() - saved_at >= EVERY:
-            tensors = checkpoint.joined({"net": net.state_dict(), "loop": loop.state()})
             checkpoint.save(going, tensors, {"epochs": epoch + 1})
             saved_at = time.monotonic()
         yield Progress("pre-train", epoch + 1, loop.epochs, dict(shown), first)

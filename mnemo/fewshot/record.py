@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .. import checksums
 from ..documents import from_json
-from ..files import InputError, first_complaint, write_text
+from ..files import InputError, first_complaint
 from ..record import SCHEMA, Percent
 
 ACCURACIES = "accuracies.json"
@@ -132,7 +133,7 @@ class _Accuracies(_Strict):
 
 def save(run: FewShotRun, path: Path) -> None:
     """Write run.json atomically. Raises OSError when the disk refuses."""
-    write_text(path, json.dumps(run.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    checksums.write_text(path, json.dumps(run.model_dump(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load(path: Path) -> FewShotRun:
@@ -151,7 +152,7 @@ def load(path: Path) -> FewShotRun:
 def save_accuracies(values: Sequence[float], digest: str, path: Path) -> None:
     """Write the accuracy of every episode, in %, and the name of the episodes. Raises OSError."""
     about = {"schema": SCHEMA, "episodes_digest": digest, "accuracies": [round(value, 6) for value in values]}
-    write_text(path, json.dumps(about) + "\n")
+    checksums.write_text(path, json.dumps(about) + "\n")
 
 
 def load_accuracies(path: Path) -> tuple[list[float], str]:
@@ -167,7 +168,7 @@ def load_accuracies(path: Path) -> tuple[list[float], str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = from_json(path.read_text(encoding="utf-8"))
+        data = from_json(checksums.read_text(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such run") from None
     except (OSError, ValueError) as error:
