@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import re
 import shlex
 import signal
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from .files import InputError
+from .files import InputError, ToldElsewhere, one_line
 
 if TYPE_CHECKING:
     from .fewshot.experiment import Experiment
@@ -40,9 +41,11 @@ class _Commands(TyperGroup):
         except InputError as error:
             for note in getattr(error, "__notes__", []):  # the traceback of a worker that nobody foresaw
                 errors.print(note, markup=False)
-            _fail(str(error))
+            _fail(one_line(error))
         except OSError as error:
-            _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+            _fail(one_line(error))
+        except ToldElsewhere as error:
+            raise typer.Exit(error.code) from None
         except KeyboardInterrupt:
             _fail("interrupted", 130)
 
@@ -73,9 +76,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "run" and "WORLD_SIZE" in os.environ:
+        from . import distributed
+
+        distributed.refuse(f"mnemo {context.invoked_subcommand}")
 
 
 @app.command()
@@ -150,23 +157,27 @@ def run(
 
 
 def _run_alone(task: "Task", quiet: bool) -> None:
-    from . import console, engine, experiment, machine, report
+    from . import console, distributed, engine, experiment, machine, report
 
     engine.keep_freed_memory()
-    prepared = task.prepare(task.device)
-    machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
-    with _resumable(task.folder):
-        with console.Display(prepared, quiet) as display:
+    with _resumable(task.folder), distributed.group(machine.device(task.device)):
+        prepared = task.prepare(task.device)
+        machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
+        telling = distributed.is_first()
+        with console.Display(prepared, quiet or not telling) as display:
             for event in experiment.execute(prepared, task.folder, resume=task.resume, base=task.base):
                 display.show(event)
-        page = report.write([prepared.run], task.folder)
-    if not quiet:
-        console.summary(prepared.run, page)
+        if telling:
+            page = report.write([prepared.run], task.folder)
+            if not quiet:
+                console.summary(prepared.run, page)
 
 
 def _run_side_by_side(tasks: Sequence["Task"], out: Path, quiet: bool) -> None:
-    from . import console, record, report, side_by_side
+    from . import console, distributed, record, report, side_by_side
     from .tasks import plan
+
+    distributed.refuse("several runs side by side")
 
     plans = plan(tasks)
     out.mkdir(parents=True, exist_ok=True)

@@ -138,6 +138,7 @@ class Run(_Strict):
     command: str = ""
     device: str = "cpu"
     hardware: str = ""
+    processes: int = 1
     versions: dict[str, str] = {}
     classifier: Classifier = "head"
     accuracy: list[list[Percent | None]] = []

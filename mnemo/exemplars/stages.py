@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..images import Images
 from ..memory import ranks, stored
 from ..stages import Once, Situation
@@ -154,4 +155,4 @@ class Acceptance(Once):
     def _accuracy(self, exemplars: Images) -> float:
         rehearse = self._stage.rehearsal.accuracy
         found = [rehearse(self._situation, exemplars, (self._stage.name, run)) for run in range(self._stage.runs)]
-        return sum(found) / len(found)
+        return float(distributed.from_first(torch.tensor(found, dtype=torch.float64)).mean())
