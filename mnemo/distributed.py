@@ -77,7 +77,7 @@ def barrier() -> None:
 def total(tensor: Tensor) -> Tensor:
     """The sum of all processes' tensors of one shape; the same bits in every process. No gradient passes."""
     if processes() == 1:
-        return tensor
+        return tensor.detach()
     shared = tensor.detach().to(_device()).clone(memory_format=torch.contiguous_format)
     with _together_or_not_at_all():
         dist.all_reduce(shared)
@@ -108,7 +108,7 @@ def from_first(tensor: Tensor) -> Tensor:
     fall one way here and another way there.
     """
     if processes() == 1:
-        return tensor
+        return tensor.detach()
     shared = tensor.detach().to(_device()).clone(memory_format=torch.contiguous_format)
     with _together_or_not_at_all():
         dist.broadcast(shared, 0)
@@ -179,13 +179,16 @@ def _take_gpu() -> None:
 
 def _meet(device: torch.device) -> "Store":
     """Form the group: what it was formed by, which all processes read and write."""
-    from torch.distributed.rendezvous import rendezvous  # here, because some builds of torch go without
+    from torch.distributed.distributed_c10d import PrefixStore  # here, because some builds of torch go without
+    from torch.distributed.rendezvous import rendezvous
 
     try:
         store: Store
         store, rank, processes = next(rendezvous("env://"))
-        store.set(f"mnemo/device/{rank}", device.type)
-        kinds = [store.get(f"mnemo/device/{other}").decode() for other in range(processes)]
+        # torchrun keeps its store when it starts processes again, and they must not read what their forerunners left
+        store = PrefixStore(f"{processes}/{_variable('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store.set(f"device/{rank}", device.type)
+        kinds = [store.get(f"device/{other}").decode() for other in range(processes)]
         if len(set(kinds)) == 1:
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
@@ -201,7 +204,7 @@ def _meet(device: torch.device) -> "Store":
 def _told_already(store: "Store") -> bool:
     """Whether another process has said why the run ends; after this call one has."""
     try:
-        return bool(store.add("mnemo/told", 1) > 1)
+        return bool(store.add("told", 1) > 1)
     except RuntimeError:  # it went with the process that kept it
         return False
 
