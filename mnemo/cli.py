@@ -429,7 +429,10 @@ def data_import(
 def main() -> None:
     """Entry point of the ``mnemo`` command. SIGTERM is taken for Ctrl-C, so that it too ends in good order."""
     signal.signal(signal.SIGTERM, _interrupt)
-    app(prog_name="mnemo")
+    try:
+        app(prog_name="mnemo")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is over cannot be interrupted
 
 
 if __name__ == "__main__":
