@@ -3,7 +3,7 @@
 python -m benchmarks.distributed               # runs, records, and fills the table in docs/distributed.md
 python -m benchmarks.distributed --table       # the table alone, from what is recorded
 
-Every variant is a run of its own, started by torchrun: the same protocol, strategy and seed in single and in double
+Every variant is a run of its own in processes of its own: the same protocol, strategy and seed in single and in double
 precision, by one process with one thread, by one with two, and by two processes with one thread each. What is compared
 with the first of the same precision is what the network says of the test images (logits) after the first phase
 and after the last, the accuracies, and the pixels of the exemplars.
@@ -13,30 +13,32 @@ import argparse
 import datetime
 import json
 import os
-import subprocess
-import sys
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.multiprocessing
+
+from mnemo import distributed, experiment, machine, protocols, record
+from mnemo.compression import logits
+from mnemo.learner import PhaseDone
+
 ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "benchmarks" / "results" / "distributed" / "digits" / "measured.json"
 PAGE = ROOT / "docs" / "distributed.md"
-SETTINGS = {"epochs": 10, "exemplar_epochs": 5, "adjust_epochs": 5, "fine_tune_epochs": 10}
+SETTINGS = {"epochs": 5, "exemplar_epochs": 2, "adjust_epochs": 2, "fine_tune_epochs": 5}
 SEED = 1993
 VARIANTS = [
     (dtype, processes, threads) for dtype in ("float32", "float64") for processes, threads in ((1, 1), (1, 2), (2, 1))
 ]
 
 
-def work(dtype: str, threads: int, folder: Path) -> None:
+def work(rank: int, port: int, dtype: str, processes: int, threads: int, folder: Path) -> None:
     """One process of one variant; the first one leaves what is compared."""
-    import torch
-
-    from mnemo import distributed, experiment, protocols
-    from mnemo.compression import logits
-    from mnemo.learner import PhaseDone
-
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
     torch.set_num_threads(threads)
     torch.set_default_dtype(getattr(torch, dtype))
     with distributed.group(torch.device("cpu")):
@@ -53,31 +55,27 @@ def work(dtype: str, threads: int, folder: Path) -> None:
             torch.save(found, folder / "found.pt")
 
 
-def run(dtype: str, processes: int, threads: int, folder: Path) -> dict[str, Any]:
-    """Carry out a variant: what it left."""
-    import torch
-
-    from mnemo import record
-
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    command = [sys.executable, *launch, "benchmarks.distributed", "--work", dtype, str(threads), str(folder)]
-    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
-    found: dict[str, Any] = torch.load(folder / "found.pt", weights_only=True)
-    return {**found, "run": record.load(folder)}
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
 
 
 def measure() -> dict[str, Any]:
     """Carry out all variants, and compare each with the run of one process and thread in its precision."""
-    from mnemo import machine
-
-    rows, expected = [], {}
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        for dtype, processes, threads in VARIANTS:
-            found = run(dtype, processes, threads, Path(scratch) / f"{dtype}-{processes}-{threads}")
-            expected.setdefault(dtype, found)
+        folders = {variant: Path(scratch, "-".join(map(str, variant))) for variant in VARIANTS}
+        for (dtype, processes, threads), folder in folders.items():
+            arguments = (free_port(), dtype, processes, threads, folder)
+            torch.multiprocessing.start_processes(work, arguments, processes, start_method="fork")
+            print(dtype, processes, threads, flush=True)
+        expected: dict[str, Any] = {}
+        for (dtype, processes, threads), folder in folders.items():
+            found = {**torch.load(folder / "found.pt", weights_only=True), "run": record.load(folder)}
             variant = {"dtype": dtype, "processes": processes, "threads": threads}
-            rows.append({**variant, **compared(found, expected[dtype])})
-            print(json.dumps(rows[-1]), flush=True)
+            rows.append({**variant, **compared(found, expected.setdefault(dtype, found))})
     about = {
         "command": "python -m benchmarks.distributed",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -85,7 +83,7 @@ def measure() -> dict[str, Any]:
         "strategy": "mnemonics",
         "settings": SETTINGS,
         "seed": SEED,
-        "hardware": found["run"].hardware,
+        "hardware": machine.hardware(torch.device("cpu")),
         "versions": machine.versions(),
         "load_average": list(os.getloadavg()),
     }
@@ -153,12 +151,7 @@ def fill(page: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="make the table from the record; run nothing")
-    parser.add_argument("--work", nargs=3, metavar=("DTYPE", "THREADS", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.work:
-        dtype, threads, folder = asked.work
-        work(dtype, int(threads), Path(folder))
-        return
     if not asked.table:
         RECORD.parent.mkdir(parents=True, exist_ok=True)
         RECORD.write_text(json.dumps(measure(), indent=1) + "\n", encoding="utf-8")
