@@ -69,11 +69,6 @@ def group(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def barrier() -> None:
-    """Wait until all processes are here."""
-    total(torch.zeros(1))
-
-
 def total(tensor: Tensor) -> Tensor:
     """The sum of all processes' tensors of one shape; the same bits in every process. No gradient passes."""
     if processes() == 1:

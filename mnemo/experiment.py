@@ -106,7 +106,8 @@ def prepare(
     """
     with distributed.together():
         prepared = _prepare(protocol, strategy, values, seed, data_dir, device, command)
-    _refuse_disagreement(_identity(prepared))
+    if distributed.processes() > 1:
+        _refuse_disagreement(_identity(prepared))
     return prepared
 
 

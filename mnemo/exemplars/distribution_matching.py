@@ -55,9 +55,11 @@ class MatchedMeans:
         net = self._pool.draw(epoch, generator).net
         draw = self._augmentation.draw(1, outer.shape, generator).to(exemplars.device)
         pixels = exemplars.detach().requires_grad_()
-        classes, mine = net.head.classes, is_own(labels)
-        outer = outer.select(is_own(outer.labels))
-        own, have = class_means(net.features(self._varied(pixels[mine], draw)), labels[mine], classes)
+        classes, ours = net.head.classes, pixels
+        if distributed.processes() > 1:
+            mine, outer = is_own(labels), outer.select(is_own(outer.labels))
+            ours, labels = pixels[mine], labels[mine]
+        own, have = class_means(net.features(self._varied(ours, draw)), labels, classes)
         with torch.no_grad():
             target, there = class_means(net.features(self._varied(outer.pixels, draw)), outer.labels, classes)
         distance = ((own - target).square().sum(1) * (have & there)).sum()
