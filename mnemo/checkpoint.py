@@ -33,7 +33,7 @@ def save(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
     with replacing(path) as part:
         try:
             text = json.dumps({"schema": SCHEMA, **about})
-            safetensors.torch.save_file(dense, part, {"mnemo": text, "crc32": _checksum(dense, text)})
+            safetensors.torch.save_file(dense, part, {"mnemo": text, "crc32": checksum(dense, text)})
         except safetensors.SafetensorError as error:
             raise _disk_error(str(error)) from None
 
@@ -49,7 +49,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         text = metadata.get("mnemo", "{}")
-        if "crc32" in metadata and metadata["crc32"] != _checksum(tensors, text):  # the first checkpoints have none
+        if "crc32" in metadata and metadata["crc32"] != checksum(tensors, text):  # the first checkpoints have none
             raise ValueError("its checksum is wrong")
         about = from_json(text)
     except FileNotFoundError:
@@ -110,11 +110,11 @@ def _disk_error(text: str) -> OSError:
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(text)
 
 
-def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+def checksum(tensors: Mapping[str, Tensor], text: str = "") -> str:
     """Of everything that a checkpoint says; safetensors itself checks sizes alone."""
     crc = zlib.crc32(text.encode())
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].detach().cpu().contiguous()
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
         crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import re
 import shlex
 import signal
@@ -17,7 +18,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from . import shortage
-from .files import InputError
+from .files import InputError, ToldElsewhere, one_line
 from .visible import in_a_line, on_a_page
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ class _Commands(TyperGroup):
         except InputError as error:
             for note in getattr(error, "__notes__", []):  # the traceback of a worker that nobody foresaw
                 errors.print(note, markup=False)
-            _fail(str(error))
+            _fail(one_line(error))
         except OSError as error:
-            _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
+            _fail(one_line(error))
+        except ToldElsewhere as error:
+            raise typer.Exit(error.code) from None
         except (MemoryError, RuntimeError, ImportError) as error:
             if shortage.of_memory(error):
                 _fail(shortage.line(error))
@@ -98,9 +101,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "run" and "WORLD_SIZE" in os.environ:
+        from . import distributed
+
+        distributed.refuse(f"mnemo {context.invoked_subcommand}")
 
 
 @app.command()
@@ -208,41 +215,59 @@ def run(
 
 
 def _run_alone(task: "Task", quiet: bool) -> None:
-    from . import console, machine
+    from . import machine
+
+    with _sharing(task):
+        prepared = _prepared(task)
+        machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
+        _learn(prepared, task, quiet)
+
+
+@contextlib.contextmanager
+def _sharing(task: "Task") -> Iterator[None]:
+    """The group of the processes that carry out a task, while the block lasts; most often it is this one alone."""
+    from . import distributed, machine
 
     _take_over_process(task.deterministic)
+    with _resumable(task.folder), distributed.group(machine.device(task.device)):
+        yield
+
+
+def _prepared(task: "Task") -> "experiments.Experiment":
+    from . import console
+
     with console.progress("packing pictures") as update:
-        prepared = task.prepare(task.device, update)
-    machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
-    _learn(prepared, task, quiet)
+        return task.prepare(task.device, update)
 
 
 def _learn(prepared: "experiments.Experiment", task: "Task", quiet: bool) -> None:
-    from . import console, experiment, report
+    from . import console, distributed, experiment, report
 
-    with _resumable(task.folder):
-        with console.Display(prepared, quiet) as display:
-            for event in experiment.execute(prepared, task.folder, resume=task.resume, base=task.base):
-                display.show(event)
+    telling = distributed.is_first()
+    with console.Display(prepared, quiet or not telling) as display:
+        for event in experiment.execute(prepared, task.folder, resume=task.resume, base=task.base):
+            display.show(event)
+    if telling:
         page = report.write([prepared.run], task.folder)
-    if not quiet:
-        console.summary(prepared.run, page)
+        if not quiet:
+            console.summary(prepared.run, page)
 
 
 def _repeat_run(task: "Task", recorded: "Run", path: Path, quiet: bool) -> None:
-    from . import console, machine, repeat
+    from . import distributed, machine, repeat
 
-    _take_over_process(task.deterministic)
-    with console.progress("packing pictures") as update:
-        prepared = task.prepare(task.device, update)
-    if recorded.threads:
-        machine.use_threads(recorded.threads)
-    else:
-        machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
-    repeat.refuse_another(recorded, prepared.run, path)
-    _warn(repeat.warnings(recorded, prepared.run))
-    _learn(prepared, task, quiet)
-    _tell_whether_same(recorded, prepared.run, path, quiet)
+    with _sharing(task):
+        prepared = _prepared(task)
+        if recorded.threads:
+            machine.use_threads(recorded.threads)
+        else:
+            machine.use_one_thread_if_small(prepared.learner.strategy.backbone)
+        repeat.refuse_another(recorded, prepared.run, path)
+        if distributed.is_first():
+            _warn(repeat.warnings(recorded, prepared.run))
+        _learn(prepared, task, quiet)
+        telling = distributed.is_first()
+    _tell_whether_same(recorded, prepared.run, path, quiet or not telling)
 
 
 def _refuse_beside_from(context: typer.Context, *own: str) -> None:
@@ -265,9 +290,10 @@ def _tell_whether_same(recorded: "Record", run: "Record", path: Path, quiet: boo
 
 
 def _run_side_by_side(tasks: Sequence["Task"], out: Path, quiet: bool) -> None:
-    from . import console, record, report, side_by_side
+    from . import console, distributed, record, report, side_by_side
     from .tasks import plan
 
+    distributed.refuse("several runs side by side")
     _take_over_process(tasks[0].deterministic)  # which a task that is complete is compared with
     with console.progress("packing pictures") as update:
         plans = plan(tasks, update)
@@ -669,7 +695,10 @@ def data_import(
 def main() -> None:
     """Entry point of the ``mnemo`` command. SIGTERM is taken for Ctrl-C, so that it too ends in good order."""
     signal.signal(signal.SIGTERM, _interrupt)
-    app(prog_name="mnemo")
+    try:
+        app(prog_name="mnemo")
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is over cannot be interrupted
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from . import distributed
+
 Function = Callable[..., tuple[Tensor, ...]]
 Precision = Literal["fp32", "bf16"]
 
@@ -57,8 +59,8 @@ class Captured:
 
 
 def can_record(inputs: Sequence[Tensor]) -> bool:
-    """Whether a function of these inputs can be a CUDA graph."""
-    return bool(inputs) and all(tensor.is_cuda for tensor in inputs)
+    """Whether a function of these inputs can be a CUDA graph: of one process, since processes wait for each other."""
+    return bool(inputs) and all(tensor.is_cuda for tensor in inputs) and distributed.processes() == 1
 
 
 def record(function: Function, inputs: Sequence[Tensor], warm_up: int) -> Function:

@@ -1,6 +1,8 @@
 """An experiment: a strategy, a protocol and a seed, carried out in a folder that a kill cannot spoil."""
 
+import contextlib
 import importlib.metadata
+import json
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -12,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from . import checkpoint, checksums, datasets, lock, machine, record, sessions, settings
+from . import checkpoint, checksums, datasets, distributed, lock, machine, record, sessions, settings
 from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .components.in_streams import join
 from .components.new_classes import Components
@@ -28,8 +30,10 @@ from .stages import Train
 
 NO_SETTINGS = {"name", "description", "strategy"}
 """What a protocol says that decides nothing by itself."""
-LATER = {key: Protocol.model_fields[key].default for key in ("order", "sessions", "unlabelled", "distractors")}
-"""Settings of a protocol that were added after runs had been recorded, and their defaults."""
+LATER = {key: Protocol.model_fields[key].default for key in ("order", "sessions", "unlabelled", "distractors")} | {
+    "sync_batch_norm": settings.Training.sync_batch_norm
+}
+"""Settings that were added after runs had been recorded, and their defaults."""
 NOT_IN_THE_BASE = {"sessions", "unlabelled", "distractors"}
 """Settings of a protocol that leave phase 0 as it is."""
 COMPONENTS = set(asdict(Components()))
@@ -102,8 +106,26 @@ def prepare(
         progress: called while pictures are packed, which happens once.
 
     Raises:
-        InputError: a name or value is wrong, or the data are missing or damaged.
+        InputError: a name or value is wrong, the data are missing or damaged, or the processes that are to share the
+            run were started with different ones.
     """
+    with distributed.together():
+        prepared = _prepare(protocol, strategy, values, seed, data_dir, device, command, progress)
+    if distributed.processes() > 1:
+        _refuse_disagreement(_identity(prepared))
+    return prepared
+
+
+def _prepare(
+    protocol: Protocol,
+    strategy: str,
+    values: Mapping[str, Any],
+    seed: int,
+    data_dir: Path | None,
+    device: str,
+    command: str,
+    progress: datasets.Progress | None,
+) -> Experiment:
     make = recipe(strategy)
     protocol, arguments, components = _settled(protocol, strategy, values)
     where = machine.device(device)
@@ -162,8 +184,8 @@ def _settled(
 
 
 def _config(protocol: Protocol, arguments: Mapping[str, Any], components: Components) -> dict[str, dict[str, Any]]:
-    of_strategy = settings.plain({**settings.flat(arguments), **_used(components)})
-    return {"protocol": _in_force(protocol), "strategy": of_strategy}
+    of_strategy = settings.plain({**_in_force(settings.flat(arguments)), **_used(components)})
+    return {"protocol": _in_force(protocol.model_dump(exclude=NO_SETTINGS)), "strategy": of_strategy}
 
 
 def _order(protocol: Protocol, classes: int, seed: int) -> list[int]:
@@ -197,9 +219,26 @@ def _stream(
     return withhold_labels(stream, protocol.unlabelled, protocol.distractors)
 
 
-def _in_force(protocol: Protocol) -> dict[str, Any]:
-    """Its settings; those that came later only where they are not the default, so that older runs are the same."""
-    values = protocol.model_dump(exclude=NO_SETTINGS)
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """What processes that share a run must have in common."""
+    names = {"strategy", "protocol", "seed", "config", "class_names", "class_order", "data_digest", "deterministic"}
+    said = experiment.run.model_dump(include=names)
+    libraries = {name: experiment.run.versions[name] for name in ("mnemo-cil", "torch")}
+    return {**said, "versions": libraries}
+
+
+def _refuse_disagreement(said: dict[str, Any]) -> None:
+    """Raise InputError where a process of the run says something else than the first one."""
+    first, *others = (json.loads(text) for text in distributed.gather(json.dumps(said)))
+    for number, theirs in enumerate(others, 1):
+        for key in first:
+            if theirs[key] != first[key]:
+                found = settings.difference(key, first[key], theirs[key], "{} is {} in process 0, {} in process ")
+                raise InputError(f"the processes disagree: {found}{number}")
+
+
+def _in_force(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings; those that came later only where they are not the default, so that older runs are the same."""
     return {key: value for key, value in values.items() if LATER.get(key, ...) != value}
 
 
@@ -258,12 +297,18 @@ def execute(
         checkpoint_seconds: at most how long to go on between two checkpoints; they are saved after whole epochs, after
             every phase, and after the base network's training.
 
+    Of several processes that share the run all read the folder, and the first alone writes.
+
     Raises:
         InputError: ``out`` has a run and ``resume`` is not set; another process has a run under way there; its
-            checkpoint is gone, damaged or of other settings.
+            checkpoint is gone, damaged or of other settings; the processes that share the run do not find the same
+            there, or no longer hold the same network and exemplars.
         OSError: the disk refuses; the last checkpoint is still there.
     """
-    with lock.folder(out / "checkpoints"):
+    with contextlib.ExitStack() as held:
+        with distributed.together():
+            if distributed.is_first():
+                held.enter_context(lock.folder(out / "checkpoints"))
         yield from _carry_out(experiment, out, resume, base, checkpoint_seconds)
 
 
@@ -272,30 +317,48 @@ def _carry_out(
 ) -> Iterator[Event]:
     experiment.run.hardware = machine.hardware(experiment.learner.device)
     experiment.run.threads = machine.threads()
-    latest = out / "checkpoints" / "latest.safetensors"
-    if latest.exists() or (out / "run.json").exists():
-        if not resume:
-            raise InputError(f"{out} has a run already: --resume goes on with it, --out takes another folder")
-        _take_up(experiment, latest)
-    elif base is not None:
-        _take_over(experiment, base / "checkpoints" / "base.safetensors")
-        _save(experiment, latest.parent, "base")
-    latest.parent.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written is better known before the work
-    sweep(out)
-    sweep(latest.parent)
-    checksums.begin(out)
+    latest, taken_over = out / "checkpoints" / "latest.safetensors", False
+    with distributed.together():
+        if latest.exists() or (out / "run.json").exists():
+            if not resume:
+                raise InputError(f"{out} has a run already: --resume goes on with it, --out takes another folder")
+            _take_up(experiment, latest)
+        elif base is not None:
+            _take_over(experiment, base / "checkpoints" / "base.safetensors")
+            taken_over = True
+    _refuse_disagreement({"the place in the run": asdict(experiment.learner.position), **_held(experiment.learner)})
+    experiment.run.processes = distributed.processes()
+    writing = distributed.is_first()
+    if writing:
+        latest.parent.mkdir(parents=True, exist_ok=True)  # a folder that refuses is better known before the work
+        sweep(out)
+        sweep(latest.parent)
+        checksums.begin(out)
+        if taken_over:
+            _save(experiment, latest.parent, "base")
     saved_at = time.monotonic()
     for event in run(experiment.learner, experiment.stream):
         _note(experiment, event)
         name = _kept_as(event)
-        if name or time.monotonic() - saved_at >= checkpoint_seconds:
+        if writing and (name or time.monotonic() - saved_at >= checkpoint_seconds):
             _save(experiment, latest.parent, *name, "latest")  # the latest last: what it has behind it is there
             saved_at = time.monotonic()
         if isinstance(event, PhaseDone):
-            record.save(experiment.run, out / "run.json")
+            _refuse_disagreement(_held(experiment.learner))
+            if writing:
+                record.save(experiment.run, out / "run.json")
         yield event
     experiment.run.complete = True
-    record.save(experiment.run, out / "run.json")
+    if writing:
+        record.save(experiment.run, out / "run.json")
+
+
+def _held(learner: Learner) -> dict[str, Any]:
+    """Names the network and the exemplars; nothing where one process has both."""
+    if distributed.processes() == 1:
+        return {}
+    parts = {"network": learner.net.state_dict(), "exemplars": learner.memory.state()}
+    return {name: checkpoint.checksum(tensors) for name, tensors in parts.items()}
 
 
 def _save(experiment: Experiment, folder: Path, *names: str) -> None:
@@ -322,7 +385,8 @@ def _kept_as(event: Event) -> list[str]:
 def base_identity(experiment: Experiment) -> dict[str, Any]:
     """What decides the base network: two runs that agree in it train the same one."""
     learner, (first, *_) = experiment.learner, experiment.learner.strategy.stages
-    schedule = settings.plain(asdict(first.base_schedule)) if isinstance(first, Train) and first.base_schedule else {}
+    base = asdict(first.base_schedule) if isinstance(first, Train) and first.base_schedule else {}
+    schedule = settings.plain(_in_force(base))
     protocol = experiment.run.config["protocol"]
     objective = first.objective if isinstance(first, Train) else None
     return {

@@ -16,6 +16,25 @@ class InputError(Exception):
     """Something that the user gave, or that lies on disk, is not usable; the message is one clear line."""
 
 
+class ToldElsewhere(Exception):
+    """Another process of the same run has said why it ends.
+
+    Args:
+        code: to exit with.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def one_line(error: InputError | OSError) -> str:
+    """What there is to tell of a foreseeable failure."""
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    return str(error)
+
+
 def first_complaint(error: "ValidationError") -> tuple[str, str]:
     """Where pydantic found the first fault, as ``a.b.0``, and what it says of it."""
     first = error.errors()[0]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, divergence
+from . import checkpoint, distributed, divergence
 from .augment import Augmentation
 from .classifiers import class_means, count_correct
 from .codecs import Codec, Raw
@@ -194,6 +194,7 @@ class Learner:
                     self.waypoints.append(_frozen(copy.deepcopy(self.net)))
                 yield EpochDone(phase, stage.name, epoch, loop.epochs, dict(shown))
             loop.end()
+            distributed.take_from_first(self.net)
         self._loop = None
         self.position = Position(phase, index + 1)
 

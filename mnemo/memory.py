@@ -290,11 +290,11 @@ class ExemplarMemory:
     def _begin_evidence(self) -> None:
         """From now on remember what exemplars were; so far they are what is stored."""
         if self.images is None:
-            self.squared_error = torch.zeros(0)
+            self.squared_error = torch.zeros(0, dtype=torch.float32)
             self.originals = self.drafts = torch.zeros(0)
         else:
             self.originals, self.drafts = self.images.pixels.clone(), self.images.pixels.clone()
-            self.squared_error = torch.zeros(len(self))
+            self.squared_error = torch.zeros(len(self), dtype=torch.float32)
 
     def _keep(self, where: Tensor) -> None:
         if self._stored is None or len(where) == len(self):

@@ -144,6 +144,7 @@ class Run(_Strict):
     threads: int = 0
     deterministic: bool = False
     hardware: str = ""
+    processes: int = 1
     versions: dict[str, str] = {}
     classifier: Classifier = "head"
     accuracy: list[list[Percent | None]] = []

@@ -49,6 +49,7 @@ class Training:
         waypoints: networks kept from a phase's own training until the phase ends; see
             :class:`mnemo.exemplars.starts.Starts`.
         precision: ``fp32``, or ``bf16`` for the network's training on a GPU; see :class:`mnemo.stages.Schedule`.
+        sync_batch_norm: where several processes train, batch normalisation has the statistics of the whole batch.
     """
 
     epochs: PositiveInt = 160
@@ -65,6 +66,7 @@ class Training:
     hold_out: Annotated[float, Field(ge=0, lt=1)] = 0.0
     waypoints: Annotated[int, Field(ge=0, le=9)] = 0
     precision: Precision = "fp32"
+    sync_batch_norm: bool = True
 
     @property
     def schedule(self) -> Schedule:
@@ -85,6 +87,7 @@ class Training:
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
             precision=self.precision,
+            sync_batch_norm=self.sync_batch_norm,
         )
 
 
@@ -211,13 +214,19 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def difference(key: str, old: Any, new: Any) -> str:
-    """Where two values differ, in a line; in nested ones the first place."""
+def difference(key: str, old: Any, new: Any, line: str = "{} was {}, is now {}") -> str:
+    """Where two values differ, in a line; in nested ones the first place.
+
+    Args:
+        key: their name.
+        old, new: the values.
+        line: has three places, for a name and its two values.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
             if old.get(name) != new.get(name):
-                return difference(name, old.get(name), new.get(name))
-    return f"{key} was {old!r}, is now {new!r}"
+                return difference(name, old.get(name), new.get(name), line)
+    return line.format(key, repr(old), repr(new))
 
 
 def _checked(make: Callable[[], Any], name: str = "") -> Any:

@@ -12,11 +12,13 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from . import rates
+from . import distributed, rates
 from .augment import Augmentation
 from .codecs import Codec, Mixed, Raw
 from .compression import Choice, logits, positions_by_class, shuffled_by_class, unit_features
+from .data_parallel import add_gradients, batch_normalisation, own, whole
 from .engine import Captured, Precision, autocast
+from .files import InputError
 from .images import Images, join
 from .losses import remembered
 from .memory import ExemplarMemory, Stored, fitting, joined, ranks, stored
@@ -152,6 +154,7 @@ class Schedule:
         annealing: ``steps`` as above, or ``cosine``: half a cosine from ``lr`` to 0.
         replays: how often the exemplars of an old class are drawn in an epoch, all together; 0: each of them once.
         precision: ``bf16`` computes convolutions and products so; weights, head and losses stay in fp32.
+        sync_batch_norm: see :func:`mnemo.data_parallel.batch_normalisation`; where one process trains it says nothing.
     """
 
     epochs: int
@@ -164,6 +167,7 @@ class Schedule:
     annealing: Literal["steps", "cosine"] = "steps"
     replays: int = 0
     precision: Precision = "fp32"
+    sync_batch_norm: bool = True
 
     def lr_at(self, epoch: int) -> float:
         """The learning rate of epoch ``epoch``, counted from 0."""
@@ -248,6 +252,8 @@ class Training:
         self._stage, self._schedule, self._images = stage, schedule, images
         self._net, self._augmentation = situation.net, situation.augmentation
         self._draws = Draws(images.labels, situation.phase.first_label, schedule.replays)
+        self._fewest = 2 if schedule.sync_batch_norm else 2 * distributed.processes()
+        _refuse_small_parts(min(len(images), schedule.batch_size), self._fewest)
         self._device, self._soft_labels = images.labels.device, situation.memory.soft_labels
         self._net.head.learn_old(stage.learn_old_weights)
         self._parameters = _trained(self._net)
@@ -262,11 +268,12 @@ class Training:
         self._net.train(not self._stage.frozen_statistics)
         # Sums stay on the device: reading them in the loop would make the host wait for every step.
         loss_sum, correct, seen = torch.zeros((), device=self._device), torch.zeros((), device=self._device), 0
-        for where, draws, *read in self._batches(generator):
-            loss, right = self._step(where, draws, *read)
-            loss_sum += loss * len(where)
-            correct += right
-            seen += len(where)
+        with batch_normalisation(self._net, self._schedule.sync_batch_norm):
+            for where, draws, *read in self._batches(generator):
+                loss, right = self._step(where, draws, *read)
+                loss_sum += loss * len(where)
+                correct += right
+                seen += len(where)
         return {"loss": float(loss_sum) / seen, "accuracy": 100 * float(correct) / seen}
 
     def _set_lr(self, lr: float) -> None:
@@ -282,7 +289,7 @@ class Training:
         Where images are streamed, their pixels, labels and logits come with them.
         """
         order = self._draws(generator).split(self._schedule.batch_size)
-        if len(order) > 1 and len(order[-1]) == 1:
+        if len(order) > 1 and len(order[-1]) < self._fewest:
             order = order[:-1]  # batch normalisation cannot train on one image; the next epoch leaves out another
         sizes = [len(where) for where in order]
         draws = torch.cat([self._augmentation.draw(size, self._images.shape, generator) for size in sizes])
@@ -295,18 +302,25 @@ class Training:
 
     def _train_on(self, where: Tensor, draws: Tensor, *read: Tensor) -> tuple[Tensor, Tensor]:
         """One step on the images at ``where``, or as they were read: the loss, and how many were named rightly."""
-        batch = Images(*read) if read else self._images.select(where)
-        pixels = self._augmentation.apply(batch.pixels, draws)
+        mine, logits = own(len(where)), self._images.logits
+        if read:
+            pixels, labels, *soft = read
+            pixels = pixels[mine]
+        else:
+            pixels, labels = self._images.select(where[mine]).pixels, self._images.labels[where]
+            soft = [] if logits is None else [logits[where]]
+        pixels = self._augmentation.apply(pixels, draws[mine])
         with autocast(self._device, self._schedule.precision):
-            outputs = self._net(pixels)
+            outputs = whole(self._net(pixels), len(where))
         old = self._previous(where, pixels) if self._previous else None
-        loss = self._stage.objective(outputs, batch.labels, old)
-        if batch.logits is not None:
-            loss = loss + self._soft_labels * remembered(outputs.logits, batch.logits)
+        loss = self._stage.objective(outputs, labels, old)
+        for remembered_logits in soft:
+            loss = loss + self._soft_labels * remembered(outputs.logits, remembered_logits)
         self._optimizer.zero_grad()
         loss.backward()
+        add_gradients(list(self._parameters.values()))
         self._optimizer.step()
-        return loss.detach(), (outputs.logits.detach().argmax(1) == batch.labels).sum()
+        return loss.detach(), (outputs.logits.detach().argmax(1) == labels).sum()
 
     def state(self) -> dict[str, Tensor]:
         """The momentum of every parameter that learns."""
@@ -319,6 +333,12 @@ class Training:
 
     def end(self) -> None:
         """Everything is in the network already."""
+
+
+def _refuse_small_parts(batch: int, fewest: int) -> None:
+    """Without synchronisation every process normalises its own part of a batch."""
+    if distributed.processes() > 1 and batch < fewest:
+        raise InputError(f"sync_batch_norm=false: a batch of {batch} images is less than two for each process")
 
 
 def _trained(net: IncrementalNet) -> dict[str, nn.Parameter]:
@@ -383,10 +403,10 @@ class _Previous:
             self._all = Outputs(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def __call__(self, where: Tensor, pixels: Tensor) -> Outputs:
-        """Outputs for the images at ``where``, whose pixels as they are shown now are ``pixels``."""
+        """Outputs for the images at ``where``; ``pixels`` is how those of this process are shown now."""
         if self._all is not None:
             return Outputs(*(part[where] for part in self._all))
-        return self._outputs(pixels)
+        return whole(self._outputs(pixels), len(where))
 
     @torch.no_grad()
     def _outputs(self, pixels: Tensor) -> Outputs:
@@ -456,7 +476,7 @@ class Compression(Once):
         most = quota // int(kept.sizes.min())
         if not most:
             return torch.zeros(0, dtype=torch.int64), kept
-        where = self._stage.choice(self._situation.net, kept.images, most, generator)
+        where = distributed.from_first(self._stage.choice(self._situation.net, kept.images, most, generator))
         where = where[fitting(images.labels[where].cpu(), kept.sizes[where.cpu()], quota).to(where.device)]
         return where, kept.select(where)
 
@@ -475,7 +495,7 @@ class Compression(Once):
         assert held is not None
         members = [codec.member(index) for index in range(len(codec.codecs))]
         tried = [self._chosen(member, rest, generator)[1].images for member in members]
-        best = rates.best(self._situation.net, tried, held, old_exemplars(self._situation))
+        best = distributed.from_first(rates.best(self._situation.net, tried, held, old_exemplars(self._situation)))
         found = [self._chosen(member, images, generator) for member in members]
         mine = [(best[images.labels[where]] == index).nonzero().squeeze(1) for index, (where, _) in enumerate(found)]
         where = torch.cat([where[some] for (where, _), some in zip(found, mine, strict=True)])

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import distributed
+from ..data_parallel import is_own
 from ..images import Images
 from ..stages import Situation
 from .rehearsal import Rehearsal
@@ -46,17 +48,23 @@ class MatchedMeans:
     def __call__(
         self, epoch: int, exemplars: Tensor, labels: Tensor, outer: Images, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The distance for one network of the pool, the sum over classes, and its gradient."""
+        """The distance for one network of the pool, the sum over classes, and its gradient.
+
+        Each of several processes takes some of the classes.
+        """
         net = self._pool.draw(epoch, generator).net
         draw = self._augmentation.draw(1, outer.shape, generator).to(exemplars.device)
         pixels = exemplars.detach().requires_grad_()
-        classes = net.head.classes
-        own, have = class_means(net.features(self._varied(pixels, draw)), labels, classes)
+        classes, ours = net.head.classes, pixels
+        if distributed.processes() > 1:
+            mine, outer = is_own(labels), outer.select(is_own(outer.labels))
+            ours, labels = pixels[mine], labels[mine]
+        own, have = class_means(net.features(self._varied(ours, draw)), labels, classes)
         with torch.no_grad():
             target, there = class_means(net.features(self._varied(outer.pixels, draw)), outer.labels, classes)
         distance = ((own - target).square().sum(1) * (have & there)).sum()
         (gradient,) = torch.autograd.grad(distance, pixels)
-        return distance.detach(), gradient
+        return distributed.total(distance), distributed.total(gradient)
 
     def _varied(self, pixels: Tensor, draw: Tensor) -> Tensor:
         return self._augmentation.apply(pixels, draw.expand(len(pixels), -1))
@@ -70,6 +78,6 @@ def class_means(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor,
         labels: int64 (n,).
         classes: how many.
     """
-    counts = torch.zeros(classes, device=labels.device).index_add(0, labels, torch.ones_like(labels, dtype=torch.float))
+    counts = features.new_zeros(classes).index_add(0, labels, features.new_ones(len(labels)))
     sums = features.new_zeros(classes, features.shape[1]).index_add(0, labels, features)
     return sums / counts.clamp(min=1).unsqueeze(1), counts > 0

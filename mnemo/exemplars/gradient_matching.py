@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from .. import distributed
 from ..augment import Augmentation
 from ..components.scaling_shifting import FROZEN
+from ..data_parallel import is_own
 from ..images import Images
 from ..nets import IncrementalNet
 from ..stages import Situation
@@ -52,7 +54,10 @@ class MatchedGradients:
     def __call__(
         self, epoch: int, exemplars: Tensor, labels: Tensor, outer: Images, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """The distance for one network of the pool, the sum over classes, and its gradient."""
+        """The distance for one network of the pool, the sum over classes, and its gradient.
+
+        Each of several processes takes some of the classes.
+        """
         net = self._pool.draw(epoch, generator).net
         total, gradient = torch.zeros((), device=exemplars.device), torch.zeros_like(exemplars)
         for label in labels.unique():
@@ -60,11 +65,13 @@ class MatchedGradients:
             if not len(real):
                 continue
             draw = self._augmentation.draw(1, outer.shape, generator).to(exemplars.device)
+            if not is_own(label):
+                continue
             distance, gradient[of_class] = matching(
                 net, exemplars[of_class], labels[of_class], real, self._augmentation, draw
             )
             total += distance
-        return total, gradient
+        return distributed.total(total), distributed.total(gradient)
 
 
 def matching(

@@ -34,11 +34,12 @@ from pydantic import PositiveFloat
 from torch import Tensor
 from torch.func import functional_call
 
-from .. import bilevel
+from .. import bilevel, distributed
 from ..augment import Augmentation
 from ..bilevel import Hypergradient, InnerLoss, OuterLoss, Parameters
 from ..components.scaling_shifting import FROZEN
 from ..counts import NonNegativeInt, PositiveInt
+from ..data_parallel import own, spread_all, whole, whole_rows
 from ..engine import Captured
 from ..images import Images, join
 from ..nets import IncrementalNet, Outputs
@@ -164,7 +165,7 @@ class BilevelStep:
         outer_draws: Tensor,
         *state: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and gradient.
+        """Loss and gradient. Of several processes each passes its own rows of every batch, at both levels.
 
         Args:
             exemplars: floating (m, c, h, w).
@@ -176,26 +177,41 @@ class BilevelStep:
             state: parameters and buffers of the start, in the order of the network's.
         """
         tensors = {name: value.detach() for name, value in zip(self._names(), state, strict=True)}
-        queries = self.augmentation.apply(pixels, outer_draws)
-        if self.settings.level != "network":
-            return self._through_head(tensors, exemplars, labels, beside, queries, targets, draws[0])
+        mine = own(len(targets))
+        queries = self.augmentation.apply(pixels[mine], outer_draws[mine])
+        level = self._through_head if self.settings.level != "network" else self._through_network
+        loss, gradient = level(tensors, exemplars, labels, beside, queries, targets, draws)
+        return loss, distributed.total(gradient)
+
+    def _through_network(
+        self,
+        tensors: Parameters,
+        exemplars: Tensor,
+        labels: Tensor,
+        beside: Tensor,
+        queries: Tensor,
+        targets: Tensor,
+        draws: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         learn = {name: value for name, value in tensors.items() if name in self._learning()}
         fixed = {name: value for name, value in tensors.items() if name not in learn}
         size = self.settings.inner_part if self.settings.inner_loss == "cross_entropy" else len(labels)
 
-        def outputs(theta: Parameters, views: Tensor) -> Outputs:
-            result: Outputs = functional_call(self.net, {**fixed, **theta}, (views,))
-            return result
+        def outputs(theta: Parameters, views: Tensor, count: int) -> Outputs:
+            result: Outputs = functional_call(self.net, {**fixed, **spread_all(theta)}, (views,))
+            return whole(result, count)
 
         def inner(theta: Parameters, moved: Tensor, step: int) -> Iterator[Tensor]:
             # With running statistics an image's loss does not depend on its neighbours: the mean is a sum of parts.
             batch = _beside(moved, beside)
             for some, y, draw in zip(batch.split(size), labels.split(size), draws[step].split(size), strict=True):
-                views = self.augmentation.apply(some, draw)
-                yield self._loss(self.settings.inner_loss, outputs(theta, views), y, views) * (len(y) / len(labels))
+                rows = own(len(y))
+                views = self.augmentation.apply(some[rows], draw[rows])
+                said = outputs(theta, views, len(y))
+                yield self._loss(self.settings.inner_loss, said, y, views) * (len(y) / len(labels))
 
         def outer(theta: Parameters) -> Tensor:
-            return self._loss(self.settings.outer_loss, outputs(theta, queries), targets, queries)
+            return self._loss(self.settings.outer_loss, outputs(theta, queries, len(targets)), targets, queries)
 
         return self._way(inner, outer, learn, exemplars, len(draws))
 
@@ -210,7 +226,7 @@ class BilevelStep:
         if kind != "strategy":
             losses.append(F.cross_entropy(outputs.logits, labels))
         if kind != "cross_entropy" and self.loss is not None:
-            old = None if self.previous is None else self.previous(views)
+            old = None if self.previous is None else whole(self.previous(views), len(labels))
             losses.append(self.loss(outputs, labels, old))
         return torch.stack(losses).sum()
 
@@ -225,10 +241,11 @@ class BilevelStep:
         draws: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The same when only the head learns: the features of the backbone stand for the images."""
-        pixels = exemplars.detach().requires_grad_()
-        features = _features(self.net, state, self.augmentation.apply(_beside(pixels, beside), draws))
+        pixels, mine = exemplars.detach().requires_grad_(), own(len(labels))
+        part = _features(self.net, state, self.augmentation.apply(_beside(pixels, beside)[mine], draws[0, mine]))
+        (features,) = whole_rows(len(labels), part)
         with torch.no_grad():
-            query_features = _features(self.net, state, queries)
+            (query_features,) = whole_rows(len(targets), _features(self.net, state, queries))
         value, gradient = self._head_gradient(state, features, labels, query_features, targets)
         (through,) = torch.autograd.grad(features, pixels, gradient)
         return value, through

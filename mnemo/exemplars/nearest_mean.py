@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import distributed
+from ..data_parallel import own, whole_rows
 from ..images import Images, join
 from ..nets import folded
 from ..stages import Situation, old_exemplars
@@ -52,12 +54,15 @@ class NearestMeanGradient:
         """The loss and its gradient."""
         pixels = exemplars.detach().requires_grad_()
         draws = self._augmentation.draw(len(outer), outer.shape, generator).to(exemplars.device)
+        mine, asked = own(len(labels)), own(len(outer))
         with torch.no_grad():
-            queries = self._net.features(self._augmentation.apply(outer.pixels, draws))
-        features = torch.cat([self._old, self._net.features(pixels)])
+            part = self._net.features(self._augmentation.apply(outer.pixels[asked], draws[asked]))
+            (queries,) = whole_rows(len(outer), part)
+        (moved,) = whole_rows(len(labels), self._net.features(pixels[mine]))
+        features = torch.cat([self._old, moved])
         means, have = class_means(features, torch.cat([self._old_labels, labels]), self._net.head.classes)
         cosines = F.linear(F.normalize(queries), F.normalize(means)).masked_fill(~have, -torch.inf)
         named = torch.where(have[outer.labels], outer.labels, IGNORED)  # a class may have no exemplar in this batch
         loss = F.cross_entropy(cosines, named, ignore_index=IGNORED)
         (gradient,) = torch.autograd.grad(loss, pixels)
-        return loss.detach(), gradient
+        return loss.detach(), distributed.total(gradient)

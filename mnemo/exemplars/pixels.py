@@ -89,7 +89,7 @@ class Pixels:
     """
 
     def __init__(self, images: Images, settings: PixelSteps, codec: Codec) -> None:
-        self.values = images.pixels.float()
+        self.values = images.pixels.to(torch.get_default_dtype())
         self.labels = images.labels
         self._momentum = torch.zeros_like(self.values)
         self._settings, self._codec = settings, codec

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..images import Images
 from ..memory import ExemplarMemory, ranks, stored
 from ..stages import Once, Situation
@@ -161,4 +162,5 @@ class Acceptance(Once):
     def _accuracy(self, exemplars: Images) -> float:
         rehearse = self._stage.rehearsal.accuracy
         found = [rehearse(self._situation, exemplars, (self._stage.name, run)) for run in range(self._stage.runs)]
-        return sum(found) / len(found)
+        agreed: list[float] = distributed.from_first(torch.tensor(found, dtype=torch.float64)).tolist()
+        return sum(agreed) / len(agreed)
