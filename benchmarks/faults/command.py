@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +76,6 @@ def _child(arguments: Sequence[str], folder: Path, err: Path, before: Callable[[
         _redirect(err)
         os.chdir(folder)
         sys.argv = ["mnemo", *arguments]
-        warnings.simplefilter("error")
         if before:
             before()
         from mnemo.cli import main

@@ -24,15 +24,15 @@ CLASSES, PICTURES = 3, 8
 
 
 WHOLE = {
-    "few-shot damage": 24,
-    "damage": 16,
-    "disk": 12,
+    "few-shot damage": 16,
+    "damage": 12,
+    "disk": 9,
     "memory": 6,
     "removal": 8,
-    "neighbours": 6,
+    "neighbours": 3,
     "numbers": 9,
     "few-shot kills": 6,
-    "kills": 96,
+    "kills": 90,
 }
 """Turns of each kind."""
 SHORT = {"kills": 6, "numbers": 2, "disk": 2, "memory": 1, "removal": 1, "neighbours": 1, "damage": 4}
