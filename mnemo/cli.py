@@ -313,7 +313,7 @@ def _resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _fail(f"interrupted; go on with --resume ({folder})", 130)
+        _fail(f"interrupted; go on with --resume ({folder})" if folder.exists() else "interrupted", 130)
 
 
 def _take_over_process(deterministic: bool) -> None:

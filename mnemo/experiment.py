@@ -223,6 +223,7 @@ def _identity(experiment: Experiment) -> dict[str, Any]:
     """What processes that share a run must have in common."""
     names = {"strategy", "protocol", "seed", "config", "class_names", "class_order", "data_digest", "deterministic"}
     said = experiment.run.model_dump(include=names)
+    said["data"] = said.pop("data_digest")
     libraries = {name: experiment.run.versions[name] for name in ("mnemo-cil", "torch")}
     return {**said, "versions": libraries}
 

@@ -21,15 +21,21 @@ BLOCKED = (BlockingIOError, PermissionError)
 
 @contextlib.contextmanager
 def folder(path: Path) -> Iterator[None]:
-    """Hold a folder, which is made if need be, for the block.
+    """Hold a folder for the block; it is made if need be, and taken away again if nothing was put there.
 
     Raises:
         InputError: another process holds it, or this one already does; the line says who and since when.
         OSError: the disk refuses.
     """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    with _held(path / ".lock", f"{path}: another run is under way there", "wait for it, or take another folder"):
-        yield
+    try:
+        with _held(path / ".lock", f"{path}: another run is under way there", "wait for it, or take another folder"):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # the first that holds something, and all above it, stay
+            for each in missing:
+                each.rmdir()
 
 
 @contextlib.contextmanager

@@ -270,11 +270,19 @@ class Training:
         loss_sum, correct, seen = torch.zeros((), device=self._device), torch.zeros((), device=self._device), 0
         with batch_normalisation(self._net, self._schedule.sync_batch_norm):
             for where, draws, *read in self._batches(generator):
-                loss, right = self._step(where, draws, *read)
+                loss, right = self._stepped(where, draws, *read)
                 loss_sum += loss * len(where)
                 correct += right
                 seen += len(where)
         return {"loss": float(loss_sum) / seen, "accuracy": 100 * float(correct) / seen}
+
+    def _stepped(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return self._step(*batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise InputError("one image so small cannot train batch normalisation; more or larger ones can") from None
 
     def _set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:

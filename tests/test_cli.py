@@ -16,7 +16,7 @@ from mnemo import experiment, protocols
 from mnemo.cli import app
 
 STRATEGIES = ["bic", "finetune", "icarl", "joint", "lucir", "lwf", "mnemonics", "replay"]
-LEFT = ["checkpoints", "exemplars.png", "forgetting.png", "report.html", "run.json"]
+LEFT = ["checkpoints", "checksums.json", "exemplars.png", "forgetting.png", "report.html", "run.json"]
 
 
 @pytest.fixture

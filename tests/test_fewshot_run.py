@@ -50,7 +50,7 @@ def split(classes, seed):
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
     data = FewShotData("toys", split(8, 0), split(6, 1), split(7, 2), CropAndFlip(1, False))
-    monkeypatch.setattr(experiment.data_sets, "load", lambda name, data_dir=None: data)
+    monkeypatch.setattr(experiment.data_sets, "load", lambda *_: data)
     return data
 
 

