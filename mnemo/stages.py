@@ -276,7 +276,7 @@ class Training:
                 seen += len(where)
         return {"loss": float(loss_sum) / seen, "accuracy": 100 * float(correct) / seen}
 
-    def _stepped(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+    def _stepped(self, *batch: Tensor) -> tuple[Tensor, ...]:
         try:
             return self._step(*batch)
         except ValueError as error:
