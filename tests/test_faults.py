@@ -13,7 +13,7 @@ with pytest.MonkeyPatch.context() as patch:  # benchmarks are beside the library
     damage, plan, record, trial = (
         importlib.import_module(f"benchmarks.faults.{name}") for name in ("damage", "plan", "record", "trial")
     )
-RECORD = ROOT / "benchmarks" / "results" / "faults" / "campaign.json"
+RECORD = ROOT / "benchmarks" / "results" / "faults" / "runs" / "campaign.json"
 
 
 @pytest.fixture(scope="module")

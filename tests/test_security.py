@@ -184,7 +184,9 @@ def test_an_archive_writes_nowhere_else_and_is_not_unpickled(members, tmp_path, 
 
 
 def test_names_reach_a_terminal_as_what_they_are(orderly, blobs, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "500")
+    from mnemo.console import console
+
+    monkeypatch.setattr(console, "width", 500)  # COLUMNS is looked at once, when it is made
     for index, name in enumerate(HOSTILE[:-1]):
         folder = tmp_path / "data" / name.replace("/", "_")
         shutil.copytree(blobs / "blobs", folder)

@@ -24,7 +24,7 @@ from mnemo import machine
 
 from . import command, disk, plan, record
 
-RESULTS = Path(__file__).parent.parent / "results" / "faults" / "campaign.json"
+RESULTS = Path(__file__).parent.parent / "results" / "faults" / "runs" / "campaign.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,22 +55,26 @@ def decoding(photographs: Path, scratch: Path, workers: int, count: int) -> Foun
 
 
 def killed_pack(chunk: int, photographs: Path, place: Path, share: float) -> Found:
-    """Pack all photographs in a process that is killed when this share of them is whole on disk."""
-    partial = place.with_name(f".{place.name.lstrip('.')}.partial")
+    """Pack photographs in a process that SIGKILL ends when it has decoded this share of them."""
     chunks.CHUNK = chunk
-    arguments = (chunk, whole_pack, (photographs, place))
-    process = _context().Process(target=_with_peak, args=arguments)
+    process = _context().Process(target=_with_peak, args=(chunk, pack_until, (photographs, place, share)))
     process.start()
-    while process.is_alive():
-        time.sleep(0.05)
-        index = chunks.read_index(partial)
-        if index is not None and index.done >= share * sum(index.images.values()):
-            process.kill()
-            process.join()
-            index = chunks.read_index(partial)  # what it wrote last
-            assert index is not None
-            return {"exit_code": process.exitcode, "whole": index.done, "images": sum(index.images.values())}
-    raise RuntimeError("the process ended before it could be killed")
+    process.join()
+    index = chunks.read_index(place.with_name(f".{place.name.lstrip('.')}.partial"))
+    if index is None:
+        raise RuntimeError("it was killed before anything was whole on the disk")
+    return {"exit_code": process.exitcode, "whole": index.done, "images": sum(index.images.values())}
+
+
+def pack_until(photographs: Path, place: Path, share: float) -> Found:
+    """Pack photographs, and be killed on the way."""
+
+    def progress(done: int, total: int) -> None:
+        if done >= share * total:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    packing.pack(pictures.list_pictures(photographs), place, SIDE, progress)
+    raise AssertionError("it went through")
 
 
 def whole_pack(photographs: Path, place: Path) -> Found:
