@@ -224,6 +224,13 @@ def test_protocols_and_streams_stand_apart(tmp_path):
     assert len({group.series for group in lucir}) == 1
 
 
+def test_a_transductive_run_is_called_so(tmp_path):
+    refined = {"refined": make_run().by_classifier["head"]}
+    page = Page(write([make_run("plain"), make_run("sib", classifier="refined", by_classifier=refined)], tmp_path))
+    assert "sib is transductive" in page.words
+    assert "plain is transductive" not in page.words
+
+
 def test_a_run_that_stopped_is_named_and_neither_averaged_nor_ranked(tmp_path):
     runs = [make_run(), make_run(seed=1, done=1, level=10.0), make_run("lucir", done=2, level=99.0)]
     text = write([*runs, make_run("icarl", done=0)], tmp_path)

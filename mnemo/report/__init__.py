@@ -194,6 +194,8 @@ def _notes(comparison: Comparison) -> list[str]:
     if comparison.evaluated_on == "validation":
         notes.append("Accuracies are on images held out from the training set, not on the test set.")
     for group in comparison.groups:
+        if group.classifiers[0] == "refined":
+            notes.append(f"{group.name} is transductive: it looks at all test images together, though not at labels.")
         if not group.complete:
             unranked = ", not ranked" if group.done < comparison.furthest else ""
             notes.append(f"{group.name} is incomplete: figures after {group.done} of {group.phases} phases{unranked}.")
