@@ -51,11 +51,11 @@ def toys(tmp_path):
     return plans.load(tmp_path / "toys.toml"), Places(tmp_path, tmp_path / "results", None, "cpu")
 
 
-def keep(places, name, values, digest="d", transductive=False):
+def keep(places, name, values, digest="d", **more):
     places.results.mkdir(exist_ok=True)
     run = FewShotRun(
         method="m", data="glyphs", way=5, shot=1, queries=15, episodes=3, batch_norm="running", config={}, seed=4,
-        transductive=transductive, accuracy=sum(values) / len(values), interval=0.5, hardware="a machine",
+        accuracy=sum(values) / len(values), interval=0.5, hardware="a machine", **{"transductive": False, **more},
     )  # fmt: skip
     record.save(run, places.results / f"{name}.json")
     about = {"schema": 1, "episodes_digest": digest, "accuracies": values}
@@ -109,6 +109,14 @@ def test_rows_on_other_tasks_are_not_compared(toys):
     keep(places, "rfs-1-4", [40.0, 50.0, 60.0])
     keep(places, "mean-1-4", [41.0, 48.0, 58.0], "another")
     assert "other tasks" in table.markdown(plan, places)
+
+
+def test_rows_on_other_weights_are_not_compared(toys):
+    plan, places = toys
+    keep(places, "mean-1-4", [41.0, 48.0, 58.0], pretrained_digest="one")
+    for digest, words in (("", "+1.00 ±"), ("one", "+1.00 ±"), ("two", "other backbone")):
+        keep(places, "rfs-1-4", [42.0, 49.0, 59.0], pretrained_digest=digest)
+        assert words in table.markdown(plan, places)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_every_method_runs_and_leaves_a_record(method, extra, tmp_path):
     assert run.accuracy > 100 / 3  # the squares are easy to tell apart
     assert digest == run.episodes_digest
     assert run.transductive == (method in ("maml", "sib", "tpn"))
+    assert run.pretrained_digest
     assert len(run.shown) == 2
     assert len(run.shown[0].query) == 12
     assert (len(run.validation) == 3) == (method != "rfs")

@@ -74,6 +74,9 @@ def difference(plan: Comparison, places: Places, row: Row, control: str, shot: i
             (ours, digest), (theirs, same) = (record.load_accuracies(places.accuracies(cell)) for cell in pair)
             if digest != same:
                 return "other tasks"
+            backbones = {found(plan, places, each, shot)[seed].pretrained_digest for each in (row, other)}
+            if len(backbones - {""}) > 1:
+                return "other backbone"
             gaps += [a - b for a, b in zip(ours, theirs, strict=True)]
     if not gaps:
         return ""

@@ -269,6 +269,8 @@ def _carry_out(experiment: Experiment, out: Path, pretrained: Path, resume: bool
     net = experiment.net()
     stage = pretrain(net, experiment.data.train.images, experiment.data.augmentation, experiment.identity, pretrained)
     yield from _timed(experiment, stage)
+    if run.pretrained is not None:
+        run.pretrained_digest = checkpoint.checksum(net.backbone.state_dict())
     method = experiment.method(net)
     loop = experiment.loop(method)
     saver = _Saver(experiment, loop, latest)

@@ -85,6 +85,7 @@ class FewShotRun(_Strict):
         curves: what a report draws over the inner loop's epochs, by name, such as ``alpha`` and ``v``: means over test
             tasks.
         pretrained: name of the pre-trained backbone; None where there is none.
+        pretrained_digest: names its very weights, which other hardware trains otherwise; empty in older records.
     """
 
     schema_: int = Field(default=SCHEMA, alias="schema")
@@ -106,6 +107,7 @@ class FewShotRun(_Strict):
     config: dict[str, Any]
     seed: int
     pretrained: str | None = None
+    pretrained_digest: str = ""
     parameters: int = 0
     meta_learned: int = 0
     validation: list[tuple[int, Percent]] = []
