@@ -117,8 +117,8 @@ class ExemplarMemory:
             Evidence for the record: nothing is trained on it, and it does not count as memory. So are the next two.
         drafts: what was given to be stored: optimised pixels before the codec; None as above.
         squared_error: mean square of what rounding and codec changed, in grey levels, (n,); None as above.
-        whole: int64 (k,) on the CPU, classes of which every image was kept when they came. Their exemplars stand for
-            no others, so that there is nothing to optimise them for.
+        whole: int64 (k,) on the CPU, classes of which every image is kept. Their exemplars stand for no others, so that
+            there is nothing to optimise them for.
     """
 
     def __init__(self, budget: Budget, codec: Codec = Raw(), soft_labels: float = 0.0) -> None:
@@ -299,6 +299,9 @@ class ExemplarMemory:
     def _keep(self, where: Tensor) -> None:
         if self._stored is None or len(where) == len(self):
             return
+        labels = self._stored.images.labels.cpu()
+        gone = torch.ones(len(labels), dtype=torch.bool).index_fill(0, where.cpu(), False)
+        self.whole = self.whole[~torch.isin(self.whole, labels[gone])]
         if not len(where):
             self._stored = self.originals = self.drafts = self.squared_error = None
             return

@@ -147,6 +147,8 @@ def test_a_class_is_whole_where_all_its_images_are_chosen():
     again = ExemplarMemory(per_class(4))
     again.load(at.memory.state())
     assert again.whole.tolist() == [0, 1]
+    again.shrink(3 * 64)  # class 0 loses one of its four, class 1 has three
+    assert again.whole.tolist() == [1]
     at = dataclasses.replace(at, memory=ExemplarMemory(per_class(4)), held_out=few.of_classes([1]))
     go_through(Compress(random_choice), at)
     assert at.memory.whole.tolist() == [0]

@@ -60,7 +60,7 @@ class Adjust:
     """Adjust the exemplars of older classes: half A learns so as to do well on half B, and B so as to do well on A.
 
     Mnemonics, equation 10. The halves are the even and the odd ranks of each class; a class with one exemplar left is
-    in A only. An epoch moves A and then B once. Classes of which all images were kept are in neither.
+    in A only. An epoch moves A and then B once. Classes of which all images are kept are in neither.
 
     Attributes:
         objective, settings, name: see :class:`Optimise`.
@@ -96,7 +96,7 @@ class Adjust:
 
 
 def _stand_for_others(memory: ExemplarMemory) -> Tensor:
-    """For each exemplar whether its class had other images, (n,)."""
+    """For each exemplar whether there were other images of its class, (n,)."""
     assert memory.images is not None
     return ~torch.isin(memory.images.labels, memory.whole.to(memory.images.labels.device))
 
