@@ -10,7 +10,7 @@ from .compression import features, positions_by_class
 from .losses import dot_regression
 from .nets import IncrementalNet, SimplexHead
 from .seeds import derive
-from .stages import Schedule, Situation
+from .stages import Descent, Schedule, Situation
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Align:
         return self.schedule if phase else self.base_schedule
 
 
-class Alignment:
+class Alignment(Descent):
     """The loop of :class:`Align`."""
 
     def __init__(self, stage: Align, situation: Situation) -> None:
@@ -61,15 +61,13 @@ class Alignment:
         self._labels = torch.cat([phase.train.labels, old])
         self._weight, self._schedule = stage.weight, schedule or stage.schedule
         parameters = dict(self._head.projection.named_parameters())
-        self._optimizer = torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             parameters.values(),
             self._schedule.lr,
             momentum=self._schedule.momentum,
             weight_decay=self._schedule.weight_decay,
         )
-        self._momenta = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-        for name, parameter in parameters.items():
-            self._optimizer.state[parameter]["momentum_buffer"] = self._momenta[name]
+        super().__init__(optimizer, parameters)
 
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """One pass in random order: the mean loss, and the accuracy in %."""
@@ -89,18 +87,6 @@ class Alignment:
         loss.backward()
         self._optimizer.step()
         return torch.stack([loss.detach() * len(where), (cosines.argmax(1) == labels).sum().to(loss)])
-
-    def state(self) -> dict[str, Tensor]:
-        """The momentum of the projection."""
-        return self._momenta
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take up the momentum."""
-        for name, momentum in state.items():
-            self._momenta[name].copy_(momentum)
-
-    def end(self) -> None:
-        """Everything is in the network already."""
 
 
 def own(cosines: Tensor, labels: Tensor) -> Tensor:

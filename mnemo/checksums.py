@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from . import files
+from .documents import from_json
 from .files import InputError
 
 NAME = "checksums.json"
@@ -74,7 +75,7 @@ def _write(folder: Path, known: Mapping[str, list[str]]) -> None:
 def _read(folder: Path) -> dict[str, list[str]]:
     path = folder / NAME
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = from_json(path.read_text(encoding="utf-8"))
         return {str(name): [str(each) for each in sums] for name, sums in known.items()}
     except FileNotFoundError:
         return {}

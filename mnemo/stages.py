@@ -119,6 +119,33 @@ class Once:
         """See :class:`Loop`."""
 
 
+class Descent:
+    """The rest of a loop that descends with momentum, all of whose other work is in the network.
+
+    Args:
+        optimizer: of stochastic gradient descent.
+        parameters: by name, all that it changes. Their momenta are there from the start, and stay in one place.
+    """
+
+    def __init__(self, optimizer: torch.optim.SGD, parameters: Mapping[str, Tensor]) -> None:
+        self._optimizer = optimizer
+        self._momenta = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            optimizer.state[parameter]["momentum_buffer"] = self._momenta[name]
+
+    def state(self) -> dict[str, Tensor]:
+        """The momentum of every parameter that learns."""
+        return self._momenta
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take up the momentum."""
+        for name, momentum in state.items():
+            self._momenta[name].copy_(momentum)
+
+    def end(self) -> None:
+        """See :class:`Loop`."""
+
+
 class Stage(Protocol):
     """A description of work in a phase."""
 
@@ -244,7 +271,7 @@ class Train:
         return self.schedule if phase else self.base_schedule
 
 
-class Training:
+class Training(Descent):
     """The loop of :class:`Train`."""
 
     def __init__(self, stage: Train, schedule: Schedule, situation: Situation, images: Images) -> None:
@@ -257,7 +284,7 @@ class Training:
         self._device, self._soft_labels = images.labels.device, situation.memory.soft_labels
         self._net.head.learn_old(stage.learn_old_weights)
         self._parameters = _trained(self._net)
-        self._optimizer, self._momenta = _sgd(self._parameters, schedule)
+        super().__init__(_sgd(self._parameters, schedule), self._parameters)
         self._previous = _Previous(situation, schedule, images) if stage.uses_previous and situation.previous else None
         changed = [*self._parameters.values(), *self._momenta.values(), *self._net.buffers()]
         self._step = Captured(self._train_on, changed)
@@ -330,18 +357,6 @@ class Training:
         self._optimizer.step()
         return loss.detach(), (outputs.logits.detach().argmax(1) == labels).sum()
 
-    def state(self) -> dict[str, Tensor]:
-        """The momentum of every parameter that learns."""
-        return self._momenta
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take up the momentum."""
-        for name, momentum in state.items():
-            self._momenta[name].copy_(momentum)
-
-    def end(self) -> None:
-        """Everything is in the network already."""
-
 
 def _refuse_small_parts(batch: int, fewest: int) -> None:
     """Without synchronisation every process normalises its own part of a batch."""
@@ -383,20 +398,15 @@ class Draws:
         return positions[torch.randperm(len(positions), generator=generator)]
 
 
-def _sgd(parameters: Mapping[str, Tensor], schedule: Schedule) -> tuple[torch.optim.SGD, dict[str, Tensor]]:
-    """The optimiser, and the momenta that it keeps: there from the start, so that they stay in one place."""
+def _sgd(parameters: Mapping[str, Tensor], schedule: Schedule) -> torch.optim.SGD:
     on_gpu = any(parameter.is_cuda for parameter in parameters.values())
-    optimizer = torch.optim.SGD(
+    return torch.optim.SGD(
         parameters.values(),
         lr=torch.tensor(schedule.lr, device="cuda") if on_gpu else schedule.lr,
         momentum=schedule.momentum,
         weight_decay=schedule.weight_decay,
         fused=True,
     )
-    momenta = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    for name, parameter in parameters.items():
-        optimizer.state[parameter]["momentum_buffer"] = momenta[name]
-    return optimizer, momenta
 
 
 class _Previous:

@@ -1,6 +1,5 @@
 """Sweeps: what a file says about strategies, protocols, seeds and settings, and the runs that come of it."""
 
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from . import experiment, protocols, record, settings
+from .documents import from_toml
 from .files import InputError, first_complaint
 from .names import refuse_unknown
 from .tasks import Task, named, shared_out
@@ -98,10 +98,10 @@ class Sweep(_Strict):
 def load(path: Path) -> Sweep:
     """Read a file. Raises InputError, one line that names it, if it is not there or is no sweep."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = from_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # neither UTF-8 nor TOML is a ValueError too
         raise InputError(f"{path}: cannot be read as TOML ({error})") from None
     refuse_unknown(values, Sweep.model_fields, f"key in {path}")
     try:

@@ -19,7 +19,7 @@ from mnemo.learner import Strategy
 from mnemo.nets import IncrementalNet
 from mnemo.rows import MeanRows, set_rows, temperature
 from mnemo.settings import Training
-from mnemo.stages import Once, Situation
+from mnemo.stages import Descent, Once, Situation
 
 from .decoupled_cosine import decoupled_cosine
 from .objectives import base_training
@@ -132,7 +132,7 @@ class LearnGraph:
         return 4 * images / 3 if self.epochs and not phase else 0
 
 
-class GraphLearning:
+class GraphLearning(Descent):
     """The loop of :class:`LearnGraph`: an epoch is a round of episodes. Rates and momentum are the public code's."""
 
     def __init__(self, stage: LearnGraph, situation: Situation) -> None:
@@ -142,11 +142,9 @@ class GraphLearning:
         self._scale = temperature(situation.net)
         self._sampler = Sampler(images.labels, _fitting(stage.shape, images))
         self._features = turned_features(situation.net, images)
-        weights = self._graph.parameters()
-        self._optimizer = torch.optim.SGD(weights, stage.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        self._momenta = {name: torch.zeros_like(weight) for name, weight in self._graph.named_parameters()}
-        for name, weight in self._graph.named_parameters():
-            self._optimizer.state[weight]["momentum_buffer"] = self._momenta[name]
+        weights = dict(self._graph.named_parameters())
+        optimizer = torch.optim.SGD(weights.values(), stage.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        super().__init__(optimizer, weights)
 
     def epoch(self, index: int, generator: torch.Generator) -> Mapping[str, float]:
         """A round: the mean loss, and the accuracy on queries in %."""
@@ -167,18 +165,6 @@ class GraphLearning:
         loss.backward()
         self._optimizer.step()
         return torch.stack([loss.detach(), (logits.argmax(1) == answers).to(loss).mean()])
-
-    def state(self) -> dict[str, Tensor]:
-        """The momentum of every weight of the graph."""
-        return self._momenta
-
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Take up the momentum."""
-        for name, momentum in state.items():
-            self._momenta[name].copy_(momentum)
-
-    def end(self) -> None:
-        """Everything is in the network already."""
 
 
 def pseudo_incremental(features: Tensor, drawn: Episodes, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
