@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemo import record
-from mnemo.files import write_text
+from mnemo.disk.files import write_text
 
 from .suite import write_table
 

@@ -18,17 +18,17 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from . import shortage
-from .files import InputError, ToldElsewhere, one_line
+from .disk.files import InputError, ToldElsewhere, one_line
 from .visible import in_a_line, on_a_page
 
 if TYPE_CHECKING:
     from . import experiment as experiments
     from .fewshot.experiment import Experiment
-    from .messages import Failed
     from .record import Run
     from .repeat import Record
-    from .sweep import Resources
-    from .tasks import Task
+    from .sweeps.messages import Failed
+    from .sweeps.sweep import Resources
+    from .sweeps.tasks import Task
 
 SEED = 1993
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -166,7 +166,7 @@ def run(
     `mnemo run --from runs/digits-lucir-1993/run.json` - the same run again; exit code 1 if other figures come out
     """
     from . import protocols, record, repeat
-    from .tasks import Task, combinations
+    from .sweeps.tasks import Task, combinations
 
     command = shlex.join(["mnemo", *sys.argv[1:]])
     if from_ is not None:
@@ -290,8 +290,9 @@ def _tell_whether_same(recorded: "Record", run: "Record", path: Path, quiet: boo
 
 
 def _run_side_by_side(tasks: Sequence["Task"], out: Path, quiet: bool) -> None:
-    from . import console, distributed, record, report, side_by_side
-    from .tasks import plan
+    from . import console, distributed, record, report
+    from .sweeps import side_by_side
+    from .sweeps.tasks import plan
 
     distributed.refuse("several runs side by side")
     _take_over_process(tasks[0].deterministic)  # which a task that is complete is compared with
@@ -387,7 +388,7 @@ def _command(protocol: str, task: "Task", given: Sequence[tuple[str, str]]) -> s
 
 def _setting(text: str) -> tuple[str, Any]:
     """KEY=VALUE, where VALUE is read as TOML if it can be, and else as a string."""
-    from .documents import from_toml
+    from .disk.documents import from_toml
 
     key, equals, value = text.partition("=")
     if not key or not equals:
@@ -543,9 +544,9 @@ def sweep(
 
     `mnemo sweep sweep.toml --ray auto --out /shared/sweep --data-dir /shared/data --resume` - on a cluster
     """
-    from . import sweep as sweeps
     from .protocols import load
-    from .tasks import Task
+    from .sweeps import sweep as sweeps
+    from .sweeps.tasks import Task
 
     asked = sweeps.load(file)
     folder = (out or Path("runs") / file.stem).resolve()  # workers are in other folders
@@ -558,7 +559,7 @@ def sweep(
 
 def _sweep(tasks: Sequence["Task"], resources: "Resources", ray: str | None, folder: Path, quiet: bool) -> None:
     from . import console, record, report
-    from . import sweep as sweeps
+    from .sweeps import sweep as sweeps
 
     # a run whose worker was lost finds its own beginning, and goes on with it
     todo = [dataclasses.replace(task, resume=True) for task in sweeps.left(tasks)]
@@ -580,8 +581,9 @@ def _carry_out(
     todo: Sequence["Task"], runs: int, resources: "Resources", ray: str | None, folder: Path, quiet: bool
 ) -> dict[str, "Failed"]:
     """Those of ``todo`` that failed; ``runs`` is the number of all runs."""
-    from . import console, on_ray
-    from .messages import Failed
+    from . import console
+    from .sweeps import on_ray
+    from .sweeps.messages import Failed
 
     failed = {}
     with (

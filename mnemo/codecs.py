@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .files import InputError
+from .disk.files import InputError
 from .names import refuse_unknown
 
 Shape = tuple[int, int, int]

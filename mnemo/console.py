@@ -17,11 +17,11 @@ from .experiment import Experiment
 from .fewshot.progress import Progress as StageProgress
 from .fewshot.record import FewShotRun
 from .learner import EpochDone, Event
-from .messages import Failed, Finished, Message, PhaseResult, Started, Starting
 from .record import CLASSIFIERS, Run
 from .report.summary import Estimate, gather
-from .side_by_side import workers
-from .tasks import Plan
+from .sweeps.messages import Failed, Finished, Message, PhaseResult, Started, Starting
+from .sweeps.side_by_side import workers
+from .sweeps.tasks import Plan
 from .visible import in_a_line
 
 console = Console(highlight=False)

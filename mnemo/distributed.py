@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .files import InputError, ToldElsewhere, one_line
+from .disk.files import InputError, ToldElsewhere, one_line
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -45,7 +45,7 @@ def is_first() -> bool:
 def group(device: torch.device) -> Iterator[None]:
     """The group of processes, while the block lasts: gloo between processors, nccl between GPUs, one GPU a process.
 
-    Where a process fails, the first to do so says why, and all others end with :class:`mnemo.files.ToldElsewhere`.
+    Where a process fails, the first to do so says why, and all others end with :class:`mnemo.disk.files.ToldElsewhere`.
 
     Args:
         device: on which this process computes; ``cuda`` becomes the GPU that LOCAL_RANK numbers.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .files import InputError
+from .disk.files import InputError
 
 CAUSES = "a smaller {rate} may help, or precision=fp32 where it was bf16"
 

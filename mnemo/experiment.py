@@ -14,11 +14,12 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from . import checkpoint, checksums, datasets, distributed, lock, machine, record, sessions, settings
+from . import datasets, distributed, machine, record, sessions, settings
 from .augment import Augmentation, CropAndFlip, ResizedCrop
 from .components.in_streams import join
 from .components.new_classes import Components
-from .files import InputError, sweep
+from .disk import checkpoint, checksums, lock
+from .disk.files import InputError, sweep
 from .images import digest, png_base64, statistics
 from .learner import Event, Learner, PhaseDone, Position, run
 from .memory import ExemplarMemory, ranks

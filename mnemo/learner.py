@@ -9,13 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, distributed, divergence
+from . import distributed, divergence
 from .augment import Augmentation
 from .classifiers import class_means, count_correct
 from .codecs import Codec, Raw
 from .components.scaling_shifting import scale
 from .compression import unit_features
-from .files import InputError
+from .disk import checkpoint
+from .disk.files import InputError
 from .memory import Budget, ExemplarMemory
 from .nets import IncrementalNet, Outputs, build
 from .phases import ClassStream, Phase, held_out

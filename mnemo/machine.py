@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .files import InputError
+from .disk.files import InputError
 
 RUNS_ON_A_GPU = 4
 """At once; more of them would only wait for each other."""

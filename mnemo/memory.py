@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .codecs import Codec, Raw, to_uint8
-from .files import InputError
+from .disk.files import InputError
 from .images import Images, join
 
 Budget = Callable[[int, int], int]

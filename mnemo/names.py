@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from .files import InputError
+from .disk.files import InputError
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:

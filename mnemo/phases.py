@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .compression import shuffled_by_class
-from .files import InputError
+from .disk.files import InputError
 from .images import Images
 from .memory import ranks
 from .seeds import generator

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from . import checksums, metrics
-from .documents import from_json
-from .files import InputError, first_complaint
+from . import metrics
+from .disk import checksums
+from .disk.documents import from_json
+from .disk.files import InputError, first_complaint
 
 SCHEMA = 1
 Classifier = Literal["head", "nearest_mean", "refined"]

@@ -8,12 +8,12 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from . import machine
+from .disk.files import InputError, first_complaint
 from .fewshot.experiment import Asked
 from .fewshot.record import FewShotRun
-from .files import InputError, first_complaint
 from .protocols import Protocol
 from .record import TIMES, Run
-from .tasks import Task
+from .sweeps.tasks import Task
 
 Record = Run | FewShotRun
 CIRCUMSTANCES = frozenset({"command", "device", "hardware", "threads", "deterministic", "versions"})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .files import InputError
+from .disk.files import InputError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from . import codecs
 from .codecs import Codec
 from .compression import CHOICES
 from .counts import NonNegativeInt, PositiveInt
+from .disk.files import InputError, first_complaint
 from .engine import Precision
-from .files import InputError, first_complaint
 from .learner import Strategy, Transfer
 from .memory import Budget, budget
 from .names import refuse_unknown

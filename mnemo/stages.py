@@ -17,8 +17,8 @@ from .augment import Augmentation
 from .codecs import Codec, Mixed, Raw
 from .compression import Choice, logits, positions_by_class, shuffled_by_class, unit_features
 from .data_parallel import add_gradients, batch_normalisation, own, whole
+from .disk.files import InputError
 from .engine import Captured, Precision, autocast
-from .files import InputError
 from .images import Images, join
 from .losses import remembered
 from .memory import ExemplarMemory, Stored, fitting, joined, ranks, stored

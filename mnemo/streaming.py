@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .files import InputError
+from .disk.files import InputError
 from .images import Images, at_once, joined_logits
 
 RESIDENT = 2**29

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mnemo.compression import unit_features
 from mnemo.counts import NonNegativeInt, PositiveInt
+from mnemo.disk.files import InputError
 from mnemo.fewshot.episodes import Episodes, Sampler, Shape
-from mnemo.files import InputError
 from mnemo.images import Images
 from mnemo.learner import Strategy
 from mnemo.nets import IncrementalNet

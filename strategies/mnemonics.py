@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import NonNegativeFloat
 
 from mnemo.counts import NonNegativeInt
+from mnemo.disk.files import InputError
 from mnemo.exemplars.distribution_matching import DistributionMatching
 from mnemo.exemplars.gradient_matching import GradientMatching
 from mnemo.exemplars.mnemonics import Bilevel, Mnemonics
@@ -15,7 +16,6 @@ from mnemo.exemplars.pixels import Objective, PixelSteps
 from mnemo.exemplars.rehearsal import Rehearsal
 from mnemo.exemplars.stages import Accept, Adjust, Optimise
 from mnemo.exemplars.starts import Starts
-from mnemo.files import InputError
 from mnemo.learner import Strategy
 from mnemo.settings import FineTuning, Memory, Training
 from mnemo.stages import Compress, Stage, Train

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from mnemo import experiment, record
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.learner import PhaseDone
 
 ROOT = Path(__file__).parent.parent

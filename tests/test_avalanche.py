@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 from mnemo import codecs, datasets, metrics, nets, record, report
 from mnemo.augment import CropAndFlip
 from mnemo.compression import CHOICES
+from mnemo.disk.files import InputError
 from mnemo.exemplars.mnemonics import Bilevel
 from mnemo.exemplars.pixels import PixelSteps
-from mnemo.files import InputError
 from mnemo.images import Images
 from mnemo.learner import Learner, PhaseDone, run
 from mnemo.nets.small import SmallNet

@@ -25,9 +25,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from mnemo.disk.files import InputError
 from mnemo.exemplars.mnemonics import Bilevel
 from mnemo.exemplars.pixels import PixelSteps
-from mnemo.files import InputError
 
 if importlib.util.find_spec("avalanche") is None:
     pytest.skip("Avalanche is not installed", allow_module_level=True)

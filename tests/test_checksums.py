@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mnemo import checksums, datasets, files
+from mnemo import datasets
 from mnemo.datasets.folders import Dataset, building, load_arrays, write_arrays
-from mnemo.files import InputError
+from mnemo.disk import checksums, files
+from mnemo.disk.files import InputError
 from mnemo.images import Images
 
 

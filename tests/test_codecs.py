@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mnemo.codecs import NAMES, Half, Jpeg, Mixed, Raw, WebP, WebPLossless, make, round_trip, without_fine_colour
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 
 SHAPES = [(3, 32, 32), (1, 8, 8), (3, 9, 13), (1, 13, 9), (3, 1, 2)]
 JPEGS = [Jpeg(90), Jpeg(75, "4:2:0"), Jpeg(1), Jpeg(100, "4:2:0")]

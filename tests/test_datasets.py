@@ -17,11 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mnemo import checksums, datasets
+from mnemo import datasets
 from mnemo.datasets import chunks, cifar, digits, folders, imagenet, load, packing, pictures, torchvision_import
 from mnemo.datasets.torchvision_import import import_torchvision
+from mnemo.disk import checksums
+from mnemo.disk.files import InputError
 from mnemo.fewshot.glyphs import read_glyphs
-from mnemo.files import InputError
 
 
 @pytest.fixture(autouse=True)

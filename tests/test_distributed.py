@@ -13,7 +13,7 @@ from torch.distributed import TCPStore
 from mnemo import distributed, experiment, protocols
 from mnemo.cli import app
 from mnemo.data_parallel import WholeBatchNorm, batch_normalisation, own
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 
 SHORT = ["base_classes=4", "epochs=1", "fine_tune_epochs=1", "exemplar_epochs=1", "adjust_epochs=1"]
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from mnemo import checkpoint, divergence, experiment, protocols
-from mnemo.files import InputError
+from mnemo import divergence, experiment, protocols
+from mnemo.disk import checkpoint
+from mnemo.disk.files import InputError
 from mnemo.nets import IncrementalNet
 from mnemo.stages import Training
 

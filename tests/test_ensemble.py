@@ -11,10 +11,10 @@ from torch import nn
 from mnemo.components.ensemble import Ensemble
 from mnemo.components.epochs import Epochs, HeadEpochs, moved
 from mnemo.components.hyperprior import Hyperprior, class_mean, per_class
+from mnemo.disk.files import InputError
 from mnemo.fewshot.base_learner import query_loss
 from mnemo.fewshot.gradient_descent import GradientDescent, Head, errors
 from mnemo.fewshot.tasks import Tasks
-from mnemo.files import InputError
 
 T, WAYS, QUERIES, D, M = 3, 4, 6, 5, 4
 RATE = 2**-3  # the same in single and in double precision

@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
+from mnemo.disk.files import InputError
 from mnemo.fewshot import episodes
 from mnemo.fewshot.episodes import Sampler, Shape
-from mnemo.files import InputError
 
 LABELS = torch.arange(9).repeat(12)  # 9 classes, 12 images each, rows 0..107
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from mnemo.augment import CropAndFlip
+from mnemo.disk.files import InputError
 from mnemo.fewshot import cifar_splits, data, glyph_classes, glyphs, mini_imagenet_classes, omniglot
 from mnemo.fewshot.data import DATA, load
-from mnemo.files import InputError
 
 # As TADAM's create_dataset_cifar100.py and r2d2's lists have them, by the fine labels of CIFAR-100, whose order is the
 # alphabet's; what is in none of them is for training.

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mnemo.components.scaling_shifting import Scaling
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.nets import FEW_SHOT_BACKBONES, HEADS, IncrementalNet, folded
 from mnemo.nets.resnet12 import ResNet12
 

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from mnemo import console, record, report
 from mnemo.cli import app
+from mnemo.disk.files import InputError
 from mnemo.fewshot import record as fewshot_record
 from mnemo.fewshot.progress import Progress
 from mnemo.fewshot.record import ACCURACIES, FewShotRun, Paired, Picture, ShownTask
-from mnemo.files import InputError
 from mnemo.report import fewshot, fewshot_charts, fewshot_groups, fewshot_tasks
 from mnemo.report.fewshot_groups import gather, paired
 

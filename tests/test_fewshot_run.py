@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from mnemo.augment import CropAndFlip
 from mnemo.cli import app
+from mnemo.disk.files import InputError
 from mnemo.fewshot import experiment, record
 from mnemo.fewshot.data import FewShotData, Split
 from mnemo.fewshot.embedder import Embedder, let_learn
 from mnemo.fewshot.experiment import Asked
 from mnemo.fewshot.meta_training import MetaTraining
 from mnemo.fewshot.show import plane
-from mnemo.files import InputError
 from mnemo.images import Images
 from mnemo.nets import FEW_SHOT_BACKBONES
 from mnemo.record import without_times

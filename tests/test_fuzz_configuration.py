@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmarks.ablation import plan as ablations
 from benchmarks.fewshot import plan as comparisons
 from mnemo import experiment, settings
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.protocols import Protocol
 
 KEYS = sorted(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mnemo import datasets
 from mnemo.datasets import pictures
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 
 FILES = ["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy"]
 PROTOCOL = """

@@ -9,11 +9,12 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from mnemo import checkpoint, experiment, protocols, record
+from mnemo import experiment, protocols, record
+from mnemo.disk import checkpoint
+from mnemo.disk.files import InputError
 from mnemo.fewshot import episodes
 from mnemo.fewshot import record as fewshot_record
 from mnemo.fewshot.record import FewShotRun, Picture, ShownTask
-from mnemo.files import InputError
 from mnemo.images import png_base64
 
 DOT = png_base64(torch.full((1, 4, 4), 100, dtype=torch.uint8))

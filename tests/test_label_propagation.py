@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mnemo.disk.files import InputError
 from mnemo.fewshot.label_propagation import LabelPropagation, nearest, normalised, propagate, weights
 from mnemo.fewshot.tasks import Tasks
-from mnemo.files import InputError
 
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 

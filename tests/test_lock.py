@@ -1,19 +1,23 @@
 """Two processes never hold one lock, and none is left behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mnemo import lock
-from mnemo.files import InputError
+from mnemo.disk import lock
+from mnemo.disk.files import InputError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from mnemo import lock
+from mnemo.disk import lock
 with lock.folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -74,6 +78,25 @@ def test_a_file_system_without_locks_is_told_of_and_no_obstacle(tmp_path, monkey
         pass
 
 
-def test_a_shared_file_has_a_lock_of_its_own(tmp_path):
-    with lock.file(tmp_path / "a"), lock.file(tmp_path / "b"), pytest.raises(InputError, match="a: another run is"):
-        lock.file(tmp_path / "a").__enter__()
+def test_a_shared_file_is_waited_for_and_its_holder_named(tmp_path, caplog):
+    """flock keeps two handles of one process apart too, so a thread stands for the other process."""
+    order, held = [], threading.Event()
+
+    def hold():
+        with lock.file(tmp_path / "new" / "a"):
+            held.set()
+            while not caplog.messages:
+                time.sleep(0.01)
+            order.append("first")
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(hold)
+        assert held.wait(10)
+        with lock.file(tmp_path / "new" / "b"):
+            assert not caplog.messages, "a file has a lock of its own"
+        with lock.file(tmp_path / "new" / "a"):
+            order.append("second")
+        first.result()
+    assert order == ["first", "second"]
+    assert re.search(rf"a: another run is making it \(process {os.getpid()} .+\); waiting for it", caplog.text)
+    assert list((tmp_path / "new").iterdir()) == []

@@ -4,9 +4,9 @@ import pytest
 import safetensors
 import torch
 
-from mnemo import checkpoint
 from mnemo.codecs import Half, Jpeg, Raw, WebPLossless
-from mnemo.files import InputError
+from mnemo.disk import checkpoint
+from mnemo.disk.files import InputError
 from mnemo.images import Images
 from mnemo.memory import ExemplarMemory, budget, fitting, in_bytes, in_total, per_class, ranks, stored
 

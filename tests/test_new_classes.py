@@ -10,8 +10,8 @@ from mnemo import experiment, protocols, record
 from mnemo.components import in_streams, refined_rows
 from mnemo.components.new_classes import Components, NewClasses
 from mnemo.components.refined_rows import RefinedRows
+from mnemo.disk.files import InputError
 from mnemo.fewshot.tasks import Tasks
-from mnemo.files import InputError
 from mnemo.learner import PhaseDone
 
 NAMES = ("mtl", "lst", "e3bm", "sib")

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mnemo import experiment, on_ray, protocols, record
-from mnemo.files import InputError
-from mnemo.messages import Failed, Finished, PhaseResult
-from mnemo.sweep import Resources
-from mnemo.tasks import Task
+from mnemo import experiment, protocols, record
+from mnemo.disk.files import InputError
+from mnemo.sweeps import on_ray
+from mnemo.sweeps.messages import Failed, Finished, PhaseResult
+from mnemo.sweeps.sweep import Resources
+from mnemo.sweeps.tasks import Task
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(480)]

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.images import Images
 from mnemo.phases import class_order, few_shot, held_out, split_by_class, withhold_labels
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from mnemo import experiment, protocols, settings
+from mnemo.disk.files import InputError
 from mnemo.fewshot import cifar_splits
-from mnemo.files import InputError
 from mnemo.phases import class_order
 
 FEW_SHOT = {

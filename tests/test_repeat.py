@@ -9,7 +9,7 @@ import torch
 
 from mnemo import experiment, protocols, record, repeat
 from mnemo.datasets.digits import load_digits
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.images import Images, digest
 
 NO_REPORT = """

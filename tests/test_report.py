@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mnemo import experiment, protocols, record, report
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.learner import EpochDone
 from mnemo.memory import ranks
 from mnemo.record import Accuracies, ExemplarHistory, ExemplarSample, Run

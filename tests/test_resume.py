@@ -10,8 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from mnemo import checkpoint, experiment, protocols
-from mnemo.files import InputError
+from mnemo import experiment, protocols
+from mnemo.disk import checkpoint
+from mnemo.disk.files import InputError
 from mnemo.learner import EpochDone, PhaseDone
 
 BEYOND = {

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from mnemo import experiment, protocols, record
 from mnemo.compression import unit_features
+from mnemo.disk.files import InputError
 from mnemo.fewshot.episodes import Sampler, Shape
-from mnemo.files import InputError
 from mnemo.learner import PhaseDone
 from mnemo.rows import mean_directions
 from mnemo.strategies.cec import PrototypeGraph, graph, pseudo_incremental, turned_features

@@ -9,10 +9,11 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
-from mnemo import checkpoint, experiment, nets, protocols, settings
+from mnemo import experiment, nets, protocols, settings
 from mnemo.augment import CropAndFlip
 from mnemo.components.scaling_shifting import Scaling, Shifting, scale
-from mnemo.files import InputError
+from mnemo.disk import checkpoint
+from mnemo.disk.files import InputError
 from mnemo.images import Images
 from mnemo.learner import Learner, PhaseDone, run
 from mnemo.phases import split_by_class

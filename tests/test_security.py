@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from mnemo import datasets, report, visible
+from mnemo.disk.files import InputError
 from mnemo.fewshot.record import FewShotRun, Picture, ShownTask
-from mnemo.files import InputError
 from mnemo.images import png_base64
 from mnemo.record import ExemplarSample, Run
 

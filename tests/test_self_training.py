@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from mnemo.components.pseudo_labels import most_confident, revealed
 from mnemo.components.self_training import SelfTraining
 from mnemo.components.soft_weights import SoftWeights
+from mnemo.disk.files import InputError
 from mnemo.fewshot.base_learner import query_loss
 from mnemo.fewshot.gradient_descent import GradientDescent
 from mnemo.fewshot.tasks import Tasks
-from mnemo.files import InputError
 
 close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-10)
 SHORT = {"steps": 5, "test_steps": 7, "retrain_steps": 3, "test_retrain_steps": 2, "stage_steps": 4, "pseudo_steps": 3}

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mnemo import datasets, experiment, protocols, sessions
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.images import Images
 from mnemo.phases import listed_shots, split_by_class, withhold_labels
 

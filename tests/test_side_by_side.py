@@ -15,12 +15,13 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from mnemo import console, machine, side_by_side, tasks
+from mnemo import console, machine
 from mnemo.cli import app
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.learner import EpochDone
-from mnemo.messages import Failed, Finished, PhaseResult, Started, Starting
 from mnemo.protocols import load as load_protocol
+from mnemo.sweeps import side_by_side, tasks
+from mnemo.sweeps.messages import Failed, Finished, PhaseResult, Started, Starting
 
 OWN = ("seconds", "peak_memory_bytes", "command")
 """What differs between two runs that are the same."""
@@ -29,7 +30,7 @@ WHEN_TOLD = """
 import contextlib, os, signal
 from multiprocessing import active_children
 from pathlib import Path
-from mnemo import side_by_side
+from mnemo.sweeps import side_by_side
 
 def execute(plans, original=side_by_side.execute):
     with contextlib.closing(original(plans)) as told:
@@ -131,7 +132,7 @@ def test_what_is_printed_and_left(both):
 def test_what_is_complete_is_not_done_again(both, fork_server):
     folder, arguments, printed = both
     before = {path: path.read_bytes() for path in folder.rglob("run.json")}
-    no_workers = TWO_AT_ONCE + "from mnemo import side_by_side\ndel side_by_side._start"
+    no_workers = TWO_AT_ONCE + "from mnemo.sweeps import side_by_side\ndel side_by_side._start"
     again = fork_server.start(*arguments, "--resume", cwd=folder, before=no_workers)
     assert again.wait() == 0, again.err
     assert again.out.count("complete already") == 2

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mnemo import losses
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.nets import SimplexHead, build
 from mnemo.nets.simplex import WIDTH, Projection, simplex
 

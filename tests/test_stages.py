@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnemo.augment import CropAndFlip
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.images import Images
 from mnemo.learner import Learner, PhaseDone, run
 from mnemo.nets.heads import BiasCorrectedHead

@@ -8,7 +8,7 @@ import torch
 
 from mnemo import experiment, protocols, streaming
 from mnemo.datasets import folders
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.images import Images, join
 from mnemo.learner import run
 from mnemo.streaming import PixelFile, Streamed

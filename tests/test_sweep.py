@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mnemo import experiment, on_ray, protocols, sweep
+from mnemo import experiment, protocols
 from mnemo.cli import app
-from mnemo.messages import Failed, Finished, PhaseResult
-from mnemo.tasks import Task
+from mnemo.sweeps import on_ray, sweep
+from mnemo.sweeps.messages import Failed, Finished, PhaseResult
+from mnemo.sweeps.tasks import Task
 
 SUITES = sorted((Path(__file__).parent.parent / "benchmarks" / "suites").glob("*.toml"))
 FILE = """

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from mnemo import machine
-from mnemo.files import InputError, write_text
+from mnemo.disk.files import InputError, write_text
 from mnemo.names import refuse_unknown
 
 from ..suite import write_table

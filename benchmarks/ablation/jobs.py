@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mnemo import experiment, settings
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.names import refuse_unknown
 from mnemo.protocols import Protocol
 from mnemo.record import Run
-from mnemo.tasks import Task
+from mnemo.sweeps.tasks import Task
 
 from .plan import Ablation, Cell, cells
 

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnemo import protocols
 from mnemo.counts import NonNegativeInt, PositiveInt
-from mnemo.documents import from_toml
-from mnemo.files import InputError, first_complaint
+from mnemo.disk.documents import from_toml
+from mnemo.disk.files import InputError, first_complaint
 from mnemo.names import refuse_unknown
 from mnemo.protocols import Protocol
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemo import record
-from mnemo.files import write_text
+from mnemo.disk.files import write_text
 from mnemo.record import Run
 
 from ..speed.record import git

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from mnemo import engine, experiment, record
-from mnemo.files import InputError, write_text
+from mnemo.disk.files import InputError, write_text
 from mnemo.learner import Event, PhaseDone
 
 from .jobs import Job, base_file

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mnemo import checkpoint, report
-from mnemo.files import InputError
+from mnemo import report
+from mnemo.disk import checkpoint
+from mnemo.disk.files import InputError
 
 from .stages import Wire
 from .trial import Bench, Trial

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mnemo import machine
-from mnemo.files import write_text
+from mnemo.disk.files import write_text
 
 from ..speed.record import git
 from ..suite import write_table

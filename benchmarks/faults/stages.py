@@ -13,7 +13,7 @@ STAGES = {
     "exemplar step": [("mnemo.exemplars.pixels", "PixelLoop.epoch")],
     "meta-training": [("mnemo.fewshot.meta_training", "MetaLoop._step")],
     "evaluation": [("mnemo.learner", "Learner.evaluate"), ("mnemo.fewshot.meta_training", "MetaLoop._look")],
-    "checkpoint": [("mnemo.checkpoint", "save")],
+    "checkpoint": [("mnemo.disk.checkpoint", "save")],
     "record": [("mnemo.record", "save"), ("mnemo.fewshot.experiment", "_finish")],
     "report": [("mnemo.report", "write")],
 }

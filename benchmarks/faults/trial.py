@@ -9,8 +9,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from mnemo import checkpoint
-from mnemo.files import InputError
+from mnemo.disk import checkpoint
+from mnemo.disk.files import InputError
 
 from . import command
 from .command import Command

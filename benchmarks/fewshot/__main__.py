@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mnemo import machine
+from mnemo.disk.files import InputError, write_text
 from mnemo.fewshot import record
-from mnemo.files import InputError, write_text
 from mnemo.names import refuse_unknown
 
 from ..suite import write_table

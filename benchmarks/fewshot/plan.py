@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnemo.counts import NonNegativeInt, PositiveInt
-from mnemo.documents import from_toml
-from mnemo.files import InputError, first_complaint
+from mnemo.disk.documents import from_toml
+from mnemo.disk.files import InputError, first_complaint
 from mnemo.names import refuse_unknown
 
 

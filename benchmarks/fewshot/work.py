@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mnemo.disk.files import write_text
 from mnemo.fewshot import experiment, record
-from mnemo.files import write_text
 from mnemo.settings import defaults
 
 from .plan import Cell, Comparison, options

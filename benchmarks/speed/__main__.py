@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from mnemo import engine, machine
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 
 from . import record, tables
 from .options import Options

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mnemo import datasets
-from mnemo.files import InputError
+from mnemo.disk.files import InputError
 from mnemo.images import Images
 
 from .options import Options

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mnemo import machine
-from mnemo.files import write_text
+from mnemo.disk.files import write_text
 
 from . import images
 from .options import Options

@@ -17,12 +17,12 @@ from torch import Tensor
 from ..augment import Augmentation, CropAndFlip
 from ..codecs import Codec, Raw
 from ..compression import CHOICES
+from ..disk.files import InputError
 from ..exemplars.mnemonics import Bilevel, Mnemonics
 from ..exemplars.pixels import PixelSteps
 from ..exemplars.rehearsal import Rehearsal
 from ..exemplars.stages import Adjust, Optimise
 from ..exemplars.starts import Starts
-from ..files import InputError
 from ..images import Images
 from ..memory import ExemplarMemory
 from ..phases import Phase

@@ -10,7 +10,7 @@ from avalanche.models.dynamic_modules import MultiTaskModule, TrainEvalModel
 from avalanche.models.utils import is_multi_task_module
 from torch import Tensor, nn
 
-from ..files import InputError
+from ..disk.files import InputError
 from ..nets import Head, IncrementalNet, Outputs, normalised
 
 CLASSIFIERS = (IncrementalClassifier, MultiHeadClassifier, nn.Linear)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..files import InputError
+from ..disk.files import InputError
 
 TOLERANCE = 1e-3
 """Of the range of a transform's values: how far from affine it may be. Rounding takes a thousandth of that."""

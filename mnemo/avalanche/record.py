@@ -8,8 +8,8 @@ import avalanche
 import torch
 
 from .. import machine
+from ..disk.files import InputError
 from ..experiment import memory_state
-from ..files import InputError
 from ..record import Accuracies, ExemplarHistory, ExemplarState, Run
 from .buffer import MnemonicsBuffer
 

@@ -7,7 +7,7 @@ import torch
 from avalanche.benchmarks import nc_benchmark
 
 from ..datasets.torchvision_import import import_torchvision
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images, join
 from ..phases import ClassStream
 from . import raw

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ..disk.files import InputError
 from ..fewshot.base_learner import BaseLearner, query_loss
 from ..fewshot.tasks import Tasks
-from ..files import InputError
 from .epochs import Epochs, Fast, moved
 from .hyperprior import Hyperprior, HyperpriorLearner, Pace, States
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import checkpoint
 from ..alignment import Align
 from ..compression import shuffled_by_class, unit_features
+from ..disk import checkpoint
+from ..disk.files import InputError
 from ..fewshot.episodes import Episodes, Sampler, Shape
 from ..fewshot.tasks import Tasks
-from ..files import InputError
 from ..images import Images
 from ..learner import Strategy
 from ..memory import ranks

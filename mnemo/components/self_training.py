@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ..disk.files import InputError
 from ..fewshot.base_learner import query_loss
 from ..fewshot.gradient_descent import GradientDescent, Head, Kind, Scale, Start, descend, last
 from ..fewshot.tasks import Tasks
-from ..files import InputError
 from .pseudo_labels import Judged, PseudoLabelled, gathered, judge, reported
 from .soft_weights import Output, SoftWeights, Weigh, retrain
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images
 from . import characters, chunks, cifar, digits, folders, imagenet, packing, pictures
 from .folders import Dataset, Progress

@@ -7,7 +7,7 @@ functions, because they in turn build on this package.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images, join, rank_in_class
 from .folders import Dataset
 

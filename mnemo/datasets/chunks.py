@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from ..files import InputError, write_text
+from ..disk.files import InputError, write_text
 from .folders import Progress
 
 INDEX = "index.json"

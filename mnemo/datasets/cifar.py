@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images
 from .folders import Dataset, Progress
 from .torchvision_import import import_torchvision

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import checksums
-from ..files import InputError, write_text
+from ..disk import checksums
+from ..disk.files import InputError, write_text
 from ..images import Images
 from ..streaming import of_file
 

@@ -4,8 +4,6 @@ A pack grows chunk by chunk in a folder ``.NAME.partial``. Chunks that are whole
 goes on behind them, and the folder gets its name when all is on disk.
 """
 
-import contextlib
-import fcntl
 import functools
 import hashlib
 import logging
@@ -20,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import checksums, machine
-from ..files import InputError
+from .. import machine
+from ..disk import checksums, lock
+from ..disk.files import InputError
 from . import chunks
 from .chunks import FORMAT, SPLITS, Chunk, Index
 from .folders import READ_AT_ONCE, Progress, disk_errors, write_names
@@ -93,7 +92,8 @@ def pack(
             if they hold 1024 images or more, stay for the next call.
     """
     partial = place.with_name(f".{place.name.lstrip('.')}.partial")
-    with disk_errors(place), bombs_refused(), _held(partial):
+    with disk_errors(place), bombs_refused(), lock.file(place):
+        partial.mkdir(exist_ok=True)
         digests = _digests(pictures)
         try:
             if not place.is_dir() or _fault(place, digests) is not None:
@@ -103,26 +103,6 @@ def pack(
             index = chunks.read_index(partial)
             if place.is_dir() or index is None or index.done < chunks.CHUNK:
                 shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Make a folder and have it alone: another process that wants it waits until the block ends."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.warning("%s: another process is at work there; waiting for it", folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            # meanwhile the other may have moved or removed the folder
-            if folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()):
-                yield
-                return
-        finally:
-            os.close(handle)
 
 
 def _digests(pictures: Pictures) -> Digests:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import InputError
+from ..disk.files import InputError
 from .folders import disk_errors, is_class_name
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..datasets import folders
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images
 
 

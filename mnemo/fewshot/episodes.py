@@ -11,10 +11,10 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from .. import checksums
 from ..counts import NonNegativeInt, PositiveInt
-from ..documents import from_json
-from ..files import InputError, first_complaint
+from ..disk import checksums
+from ..disk.documents import from_json
+from ..disk.files import InputError, first_complaint
 from ..seeds import generator
 
 SCHEMA = 1

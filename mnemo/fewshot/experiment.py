@@ -11,8 +11,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from .. import checkpoint, checksums, datasets, lock, machine, settings
-from ..files import InputError, first_complaint, sweep
+from .. import datasets, machine, settings
+from ..disk import checkpoint, checksums, lock
+from ..disk.files import InputError, first_complaint, sweep
 from ..images import digest, statistics
 from ..names import refuse_unknown
 from ..seeds import derive

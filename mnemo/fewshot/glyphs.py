@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images
 from ..seeds import generator
 from . import glyph_classes

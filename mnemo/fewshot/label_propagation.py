@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files import InputError
+from ..disk.files import InputError
 from .base_learner import BaseLearner, query_loss
 from .distances import squared_distances
 from .tasks import Tasks

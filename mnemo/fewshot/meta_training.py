@@ -8,8 +8,9 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from .. import checkpoint, divergence
+from .. import divergence
 from ..counts import NonNegativeInt, PositiveInt
+from ..disk import checkpoint
 from ..seeds import generator
 from ..settings import STRICT
 from .episodes import Episodes, Sampler, Shape

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images
 from .disjoint import load_disjoint
 from .splits import Split, chosen

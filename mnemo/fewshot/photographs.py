@@ -15,7 +15,7 @@ from ..datasets import default_data_dir, pictures
 from ..datasets.folders import Progress, disk_errors
 from ..datasets.packing import packed
 from ..datasets.pictures import Pictures
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images
 from . import mini_imagenet_classes
 from .disjoint import load_disjoint

@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from .. import checkpoint, divergence, lock
+from .. import divergence
 from ..augment import Augmentation
 from ..counts import NonNegativeInt, PositiveInt
+from ..disk import checkpoint, lock
+from ..disk.files import sweep
 from ..engine import Precision
-from ..files import sweep
 from ..images import Images
 from ..memory import ExemplarMemory, per_class
 from ..nets import IncrementalNet, Outputs
@@ -106,6 +107,8 @@ def pretrain(
 ) -> Iterator[Progress]:
     """Give a network pre-trained weights: those in ``folder`` if they are there, else it trains and keeps them there.
 
+    Where another run is training the same weights, this one waits for them.
+
     Args:
         embedder: on the device where it is to be trained; its weights change.
         images: of the training classes.
@@ -114,13 +117,12 @@ def pretrain(
         folder: of pre-trained networks; a run that is broken off goes on from there.
 
     Raises:
-        InputError: a file is damaged, another run is training the same weights, or they are no longer finite.
+        InputError: a file is damaged, or the weights are no longer finite.
     """
     done, going = (folder / f"{identity.name}{end}.safetensors" for end in ("", ".going"))
     if not identity.settings.pretrain_epochs:
         return
     if not done.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         with lock.file(done):
             sweep(folder, identity.name)
             if not done.exists():  # another run may just have finished it

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .. import checksums
-from ..documents import from_json
-from ..files import InputError, first_complaint
+from ..disk import checksums
+from ..disk.documents import from_json
+from ..disk.files import InputError, first_complaint
 from ..record import SCHEMA, Percent
 
 ACCURACIES = "accuracies.json"

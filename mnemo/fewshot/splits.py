@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..files import InputError
+from ..disk.files import InputError
 from ..images import Images, join
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..files import InputError
+from ..disk.files import InputError
 
 
 class ConvBlock(nn.Module):

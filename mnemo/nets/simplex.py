@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..files import InputError
+from ..disk.files import InputError
 from .heads import Head, Outputs
 
 WIDTH = 512

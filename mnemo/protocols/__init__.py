@@ -15,8 +15,8 @@ from pydantic import (
 )
 
 from ..counts import NonNegativeInt, PositiveInt
-from ..documents import from_toml
-from ..files import InputError, first_complaint
+from ..disk.documents import from_toml
+from ..disk.files import InputError, first_complaint
 from ..names import refuse_unknown
 from ..visible import in_a_line
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from markupsafe import Markup
 
 from .. import record
-from ..documents import from_json
+from ..disk.documents import from_json
+from ..disk.files import InputError, replacing, write_text
 from ..fewshot import record as fewshot_record
 from ..fewshot.record import FewShotRun
-from ..files import InputError, replacing, write_text
 from ..record import Run
 from . import charts, fewshot, samples, tables
 from .page import listed, render

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ..disk.files import replacing, write_text
 from ..fewshot.record import FewShotRun
-from ..files import replacing, write_text
 from . import fewshot_charts, fewshot_tasks, tables
 from .charts import Panel
 from .fewshot_groups import Contest, MethodGroup, gather, paired

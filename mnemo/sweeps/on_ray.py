@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from . import engine, machine, record, side_by_side
-from .files import InputError
+from .. import engine, machine, record
+from ..disk.files import InputError
+from . import side_by_side
 from .messages import Failed, Finished, PhaseResult
 from .sweep import Resources
 from .tasks import Task

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from .learner import EpochDone
-from .record import Run
+from ..learner import EpochDone
+from ..record import Run
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from . import engine, experiment, machine, shortage
-from .files import InputError
-from .learner import EpochDone
+from .. import engine, experiment, machine, shortage
+from ..disk.files import InputError
+from ..learner import EpochDone
 from .messages import Failed, Finished, Message, PhaseResult, Started, Starting
 from .tasks import Plan, Task, named
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
 
-from . import experiment, protocols, record, settings
-from .documents import from_toml
-from .files import InputError, first_complaint
-from .names import refuse_unknown
+from .. import experiment, protocols, record, settings
+from ..disk.documents import from_toml
+from ..disk.files import InputError, first_complaint
+from ..names import refuse_unknown
 from .tasks import Task, named, shared_out
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]

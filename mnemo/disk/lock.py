@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import logging
 import os
 import platform
 import sys
@@ -14,6 +15,8 @@ from .files import InputError
 
 if sys.platform != "win32":
     import fcntl
+
+log = logging.getLogger(__name__)
 
 BLOCKED = (BlockingIOError, PermissionError)
 """What flock raises where another holds the lock: the latter on some network file systems."""
@@ -30,7 +33,7 @@ def folder(path: Path) -> Iterator[None]:
     missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
-        with _held(path / ".lock", f"{path}: another run is under way there", "wait for it, or take another folder"):
+        with _held(path / ".lock", f"{path}: another run is under way there"):
             yield
     finally:
         with contextlib.suppress(OSError):  # the first that holds something, and all above it, stay
@@ -40,22 +43,25 @@ def folder(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def file(path: Path) -> Iterator[None]:
-    """Hold a file that several runs make and share, which need not be there yet, for the block.
+    """Hold a file or folder that several runs make and share, which need not be there yet, for the block.
+
+    Where another process holds it, this one waits, and a warning is logged that says for whom. The folder that it is to
+    be in is made if need be.
 
     Raises:
-        InputError: another process holds it, or this one already does; the line says who and since when.
         OSError: the disk refuses.
     """
-    with _held(path.with_name(f".{path.name}.lock"), f"{path}: another run is making it", "wait for it"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _held(path.with_name(f".{path.name.lstrip('.')}.lock"), f"{path}: another run is making it", wait=True):
         yield
 
 
 @contextlib.contextmanager
-def _held(path: Path, complaint: str, advice: str) -> Iterator[None]:
+def _held(path: Path, complaint: str, wait: bool = False) -> Iterator[None]:
     if sys.platform == "win32":  # it has no flock
         yield
         return
-    handle = _opened(path, complaint, advice)
+    handle = _opened(path, complaint, wait)
     try:
         yield
     finally:
@@ -63,13 +69,16 @@ def _held(path: Path, complaint: str, advice: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _opened(path: Path, complaint: str, advice: str) -> int:
+def _opened(path: Path, complaint: str, wait: bool) -> int:
     """A handle of the file, locked and with this process's name in it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if not _locked(handle, path):
-                raise InputError(f"{complaint} ({_holder(handle)}); {advice}")
+                if not wait:
+                    raise InputError(f"{complaint} ({_holder(handle)}); wait for it, or take another folder")
+                log.warning("%s (%s); waiting for it", complaint, _holder(handle))
+                fcntl.flock(handle, fcntl.LOCK_EX)
             if not _is(path, handle):  # its holder took it away between the two
                 os.close(handle)
                 continue

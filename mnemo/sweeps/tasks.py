@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, experiment, machine, settings
-from .datasets import Progress
-from .files import InputError
+from .. import experiment, machine, settings
+from ..datasets import Progress
+from ..disk import checkpoint
+from ..disk.files import InputError
+from ..names import refuse_unknown
+from ..protocols import Protocol
 from .messages import Finished
-from .names import refuse_unknown
-from .protocols import Protocol
 
 
 @dataclass(frozen=True)

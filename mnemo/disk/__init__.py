@@ -1,0 +1,1 @@
+"""What belongs to the disk: files that are whole or not there, documents, checksums, locks and checkpoints."""
