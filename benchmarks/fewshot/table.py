@@ -88,7 +88,8 @@ def _provenance(plan: Comparison, places: Places) -> str:
         run for row in plan.rows for shot in row.shots or plan.shots for run in found(plan, places, row, shot).values()
     ]
     control = " or ".join(dict.fromkeys(_label(plan, group.control) for group in plan.groups))
-    parts = [f"Seeds {', '.join(map(str, plan.seeds))}" if len(plan.seeds) > 1 else f"Seed {plan.seeds[0]}"]
+    seeds = [str(seed) for seed in plan.seeds if any(run.seed == seed for run in runs)]
+    parts = [f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(seeds)}"] if seeds else []
     parts += sorted({run.hardware for run in runs})
     parts += sorted({", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs})
     return f"{NOTES.format(episodes=plan.episodes, control=control)} {'; '.join(parts)}; `{command(plan)}`."

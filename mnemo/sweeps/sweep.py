@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 
 from .. import experiment, protocols, record, settings
+from ..counts import NonNegativeInt, PositiveInt
 from ..disk.documents import from_toml
 from ..disk.files import InputError, first_complaint
 from ..names import refuse_unknown
