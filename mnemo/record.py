@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from . import metrics
 from .disk import checksums
-from .disk.documents import from_json
-from .disk.files import InputError, first_complaint
+from .disk.documents import from_json, reading
+from .disk.files import InputError
 
 SCHEMA = 1
 Classifier = Literal["head", "nearest_mean", "refined"]
@@ -186,17 +186,10 @@ def load(path: Path) -> Run:
     """
     if path.is_dir():
         path = path / "run.json"
-    try:
+    with reading(path, "JSON", missing="no such run"):
         data = from_json(checksums.read_text(path))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such run") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         raise InputError(f"{path}: run.json of schema {found!r}; this version reads {SCHEMA}")
-    try:
+    with reading(path, "a record"):
         return Run.model_validate(data)
-    except ValidationError as error:
-        where, message = first_complaint(error)
-        raise InputError(f"{path}: {where}: {message}") from None

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mnemo import protocols
 from mnemo.counts import NonNegativeInt, PositiveInt
-from mnemo.disk.documents import from_toml
-from mnemo.disk.files import InputError, first_complaint
+from mnemo.disk.documents import from_toml, reading
+from mnemo.disk.files import InputError
 from mnemo.names import refuse_unknown
 from mnemo.protocols import Protocol
 
@@ -115,18 +115,10 @@ class Cell:
 
 def load(path: Path) -> Ablation:
     """Read a file. Raises InputError if it is not there or is not one of this kind."""
-    try:
+    with reading(path, "TOML"):
         values = from_toml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # neither UTF-8 nor TOML is a ValueError too
-        raise InputError(f"{path}: cannot be read as TOML ({error})") from None
-    _refuse_unknown_keys(path, values)
-    try:
+        _refuse_unknown_keys(path, values)
         plan = Ablation.model_validate({**values, "name": path.stem, "path": path})
-    except ValidationError as error:
-        where, message = first_complaint(error)
-        raise InputError(f"{path}: {where}: {message.lower()}") from None
     for complaint in _complaints(plan):
         raise InputError(f"{path}: {complaint}")
     return plan

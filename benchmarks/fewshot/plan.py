@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mnemo.counts import NonNegativeInt, PositiveInt
-from mnemo.disk.documents import from_toml
-from mnemo.disk.files import InputError, first_complaint
+from mnemo.disk.documents import from_toml, reading
+from mnemo.disk.files import InputError
 from mnemo.names import refuse_unknown
 
 
@@ -106,16 +106,9 @@ class Cell:
 
 def load(path: Path) -> Comparison:
     """Read a file. Raises InputError if it is not there or is not one of this kind."""
-    try:
+    with reading(path, "TOML"):
         values = from_toml(path.read_text(encoding="utf-8"))
         plan = Comparison.model_validate({**values, "name": path.stem, "path": path})
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except ValidationError as error:
-        where, message = first_complaint(error)
-        raise InputError(f"{path}: {where}: {message.lower()}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as TOML ({error})") from None
     names = [row.name for row in plan.rows]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"{path}: row {twice[0]} comes twice")

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import pydantic
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
 from ..counts import NonNegativeInt, PositiveInt
 from ..disk import checksums
-from ..disk.documents import from_json
-from ..disk.files import InputError, first_complaint
+from ..disk.documents import from_json, reading
+from ..disk.files import InputError
 from ..seeds import generator
 
 SCHEMA = 1
@@ -202,19 +202,12 @@ def load(path: Path, data: str, split: str, labels: Tensor) -> Episodes:
     Raises:
         InputError: it is not there, is no such file, or does not fit the data.
     """
-    try:
+    with reading(path, "episodes"):
         values = from_json(checksums.read_text(path))
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError(f"no episodes of schema {SCHEMA}")
         shape = TypeAdapter(Shape).validate_python(values.get("shape"))
         parts = [_rows(values, name) for name in _PARTS]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except ValidationError as error:
-        where, message = first_complaint(error)
-        raise InputError(f"{path}: {where}: {message.lower()}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as episodes ({error})") from None
     if (found := (values.get("data"), values.get("split"))) != (data, split):
         raise InputError(f"{path}: episodes of {found[0]} ({found[1]}), not of {data} ({split})")
     episodes = Episodes(shape, *parts)

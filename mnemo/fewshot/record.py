@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..disk import checksums
-from ..disk.documents import from_json
-from ..disk.files import InputError, first_complaint
+from ..disk.documents import from_json, reading
+from ..disk.files import InputError
 from ..record import SCHEMA, Percent
 
 ACCURACIES = "accuracies.json"
@@ -144,11 +144,8 @@ def load(path: Path) -> FewShotRun:
     data = _json(path)
     if data.get("schema") != SCHEMA or data.get("kind") != "fewshot":
         raise InputError(f"{path}: not the record of a few-shot run of schema {SCHEMA}")
-    try:
+    with reading(path, "a record"):
         return FewShotRun.model_validate(data)
-    except ValidationError as error:
-        where, message = first_complaint(error)
-        raise InputError(f"{path}: {where}: {message}") from None
 
 
 def save_accuracies(values: Sequence[float], digest: str, path: Path) -> None:
@@ -159,22 +156,14 @@ def save_accuracies(values: Sequence[float], digest: str, path: Path) -> None:
 
 def load_accuracies(path: Path) -> tuple[list[float], str]:
     """What :func:`save_accuracies` wrote. Raises InputError if it is not there or is damaged."""
-    data = _json(path)
-    try:
-        accuracies = _Accuracies.model_validate(data)
-    except ValidationError as error:
-        where, message = first_complaint(error)
-        raise InputError(f"{path}: {where}: {message}") from None
+    with reading(path, "accuracies"):
+        accuracies = _Accuracies.model_validate(_json(path))
     return accuracies.accuracies, accuracies.episodes_digest
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
+    with reading(path, "JSON", missing="no such run"):
         data = from_json(checksums.read_text(path))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such run") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: not a record")
     return data

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
 
 from .. import experiment, protocols, record, settings
 from ..counts import NonNegativeInt, PositiveInt
-from ..disk.documents import from_toml
-from ..disk.files import InputError, first_complaint
+from ..disk.documents import from_toml, reading
+from ..disk.files import InputError
 from ..names import refuse_unknown
 from .tasks import Task, named, shared_out
 
@@ -98,18 +98,10 @@ class Sweep(_Strict):
 
 def load(path: Path) -> Sweep:
     """Read a file. Raises InputError, one line that names it, if it is not there or is no sweep."""
-    try:
+    with reading(path, "TOML"):
         values = from_toml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # neither UTF-8 nor TOML is a ValueError too
-        raise InputError(f"{path}: cannot be read as TOML ({error})") from None
-    refuse_unknown(values, Sweep.model_fields, f"key in {path}")
-    try:
+        refuse_unknown(values, Sweep.model_fields, f"key in {path}")
         sweep = Sweep.model_validate(values)
-    except ValidationError as error:
-        where, message = first_complaint(error)
-        raise InputError(f"{path}: {where}: {message.lower()}") from None
     for complaint in _complaints(sweep):
         raise InputError(f"{path}: {complaint}")
     return sweep
