@@ -360,7 +360,7 @@ def test_accuracies_that_are_not_there_are_not_missed_and_damaged_ones_are_refus
     runs = [make_run("protonet"), make_run()]
     assert "against" not in Page(write(runs, tmp_path, [None, [1.0] * 4])).words
     (tmp_path / "0" / ACCURACIES).write_text("{}")
-    with pytest.raises(InputError, match=r"accuracies\.json: schema: Field required"):
+    with pytest.raises(InputError, match=r"accuracies\.json: schema: field required"):
         report.write(runs, tmp_path / "again", [tmp_path / "0", tmp_path / "1"])
 
 
@@ -533,8 +533,8 @@ def test_a_loader_for_both_kinds(tmp_path):
     [
         ("", "cannot be read as JSON"),
         ("[]", "run.json of schema None"),
-        ('{"schema": 1}', "strategy: Field required"),
-        ('{"schema": 1, "kind": "fewshot"}', "method: Field required"),
+        ('{"schema": 1}', "strategy: field required"),
+        ('{"schema": 1, "kind": "fewshot"}', "method: field required"),
         ('{"schema": 9, "kind": "fewshot"}', "not the record of a few-shot run of schema 1"),
     ],
 )
