@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from benchmarks.fewshot import figure, table
 from benchmarks.fewshot import plan as plans
-from benchmarks.fewshot import table
 from benchmarks.fewshot.__main__ import RESULTS, main
 from benchmarks.fewshot.plan import Cell, options
+from benchmarks.fewshot.results import Results
 from benchmarks.fewshot.work import Places
 from mnemo import settings
 from mnemo.cli import _setting
@@ -49,6 +51,10 @@ shots = [1]
 def toys(tmp_path):
     (tmp_path / "toys.toml").write_text(TOYS)
     return plans.load(tmp_path / "toys.toml"), Places(tmp_path, tmp_path / "results", None, "cpu")
+
+
+def markdown(plan, places):
+    return table.markdown(Results(plan, places))
 
 
 def keep(places, name, values, digest="d", **more):
@@ -94,10 +100,10 @@ def test_options_are_a_users(toys):
 def test_figures_of_a_table(toys):
     plan, places = toys
     keep(places, "rfs-1-4", [40.0, 50.0, 60.0], transductive=True)
-    assert "| regression | 50.00 ± 0.50 | not yet measured |  |  | T | 1.5 |" in table.markdown(plan, places)
+    assert "| regression | 50.00 ± 0.50 | not yet measured |  |  | T | 1.5 |" in markdown(plan, places)
     keep(places, "rfs-1-5", [44.0, 54.0, 64.0], "e")
     keep(places, "mean-1-4", [41.0, 48.0, 58.0])
-    text = table.markdown(plan, places)
+    text = markdown(plan, places)
     # two seeds: 50 and 54; differences -1, 2, 2 of the seed that both have: mean 1, deviation sqrt 3
     assert "| regression | 52.00 ± 2.83 (2 seeds) | not yet measured | +1.00 ± 1.96 |  | T | 1.5 |" in text
     assert "| means | 49.00 ± 0.50 |  | control | control |  |  |" in text
@@ -124,24 +130,47 @@ rows = [
 def test_pairs_of_rows_are_held_against_the_papers_order(tmp_path):
     (tmp_path / "order.toml").write_text(ORDER)
     plan, places = plans.load(tmp_path / "order.toml"), Places(tmp_path, tmp_path / "results", None, "cpu")
-    assert "Pairs of" not in table.markdown(plan, places), "nothing is measured"
+    assert "Pairs of" not in markdown(plan, places), "nothing is measured"
     for name, values in (("a", [50, 51, 52]), ("b", [60, 61, 62]), ("c", [58, 59, 61]), ("d", [0, 0, 0])):
         keep(places, f"{name}-1-4", [float(value) for value in values])
         keep(places, f"{name}-5-4", [float(value) for value in values])
     # C - B is -2, -2, -1: mean -5/3, deviation 1/sqrt 3. At 5 shots A and B are equal in the paper, and C has no figure
-    assert [line for line in table.markdown(plan, places).splitlines() if line.startswith("Pairs of")] == [
+    assert [line for line in markdown(plan, places).splitlines() if line.startswith("Pairs of")] == [
         "Pairs of rows at 1 shot: 2 as in the paper, 0 too near to tell, 1 the other way round: "
         "B is 1.67 ± 0.65 ahead of C."
     ]
     keep(places, "c-1-4", [59.0, 62.0, 61.0])
-    assert "2 as in the paper, 1 too near to tell, 0 the other way round." in table.markdown(plan, places)
+    assert "2 as in the paper, 1 too near to tell, 0 the other way round." in markdown(plan, places)
+
+
+def test_a_figure_shows_the_papers_rows_and_the_measured_ones(toys, tmp_path, monkeypatch):
+    plan, places = toys
+    for name, accuracy in (("rfs-1-4", 50.0), ("rfs-1-5", 54.0), ("mean-1-4", 49.0)):
+        keep(places, name, [accuracy, accuracy + 1, accuracy - 1])
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: drawn.append(self))
+    figure.draw(Results(plan, places), tmp_path / "figure.png")
+    theirs, ours = drawn[0].axes
+    assert [label.get_text() for label in theirs.get_yticklabels()] == ["regression", "means"]
+    assert theirs.lines[0].get_xydata().tolist() == [[1.5, 0]]
+    measured = [bar.lines[0].get_xydata().tolist() for bar in ours.containers]
+    assert measured == [[[52, 0]], [[49, 1]]], "the mean over seeds"
+    assert list(ours.lines[1].get_xdata()) == [49, 49], "a line at the control"
+
+
+def test_the_command_draws_the_figure(toys, tmp_path, capsys):
+    plan, places = toys
+    keep(places, "rfs-1-4", [50.0, 51.0, 52.0])
+    words = [str(plan.path), "--table", "--results", str(places.results), "--figure", str(tmp_path / "figure.png")]
+    assert main(words) == 0
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_rows_on_other_tasks_are_not_compared(toys):
     plan, places = toys
     keep(places, "rfs-1-4", [40.0, 50.0, 60.0])
     keep(places, "mean-1-4", [41.0, 48.0, 58.0], "another")
-    assert "other tasks" in table.markdown(plan, places)
+    assert "other tasks" in markdown(plan, places)
 
 
 def test_rows_on_other_weights_are_not_compared(toys):
@@ -149,7 +178,7 @@ def test_rows_on_other_weights_are_not_compared(toys):
     keep(places, "mean-1-4", [41.0, 48.0, 58.0], pretrained_digest="one")
     for digest, words in (("", "+1.00 ±"), ("one", "+1.00 ±"), ("two", "other backbone")):
         keep(places, "rfs-1-4", [42.0, 49.0, 59.0], pretrained_digest=digest)
-        assert words in table.markdown(plan, places)
+        assert words in markdown(plan, places)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +211,7 @@ def test_the_page_has_the_recorded_figures(path):
         assert not shown.strip()
         return
     plan = plans.load(path)
-    text = table.markdown(plan, Places(Path(), kept, None, "cpu"))
+    text = markdown(plan, Places(Path(), kept, None, "cpu"))
     assert _figures(shown) == _figures(text)
 
 

@@ -22,7 +22,9 @@ from mnemo.fewshot import record
 from mnemo.names import refuse_unknown
 
 from ..suite import write_table
+from . import figure
 from .plan import Cell, Comparison, cells, load
+from .results import Results
 from .table import markdown
 from .work import Places, execute
 
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="folder for what is under way (default: runs/fewshot/NAME)")
     parser.add_argument("--results", type=Path, help="folder for records (default: benchmarks/results/fewshot/NAME)")
     parser.add_argument("--table", action="store_true", help="run nothing")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the rows beside the papers' there")
     parser.add_argument("--page", type=Path, help="a page whose place for this table is filled")
     return parser
 
@@ -68,13 +71,16 @@ def _main(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("runs") / "fewshot" / plan.name
     places = Places(out, arguments.results or RESULTS / plan.name, arguments.data_dir, arguments.device)
     failed = [] if arguments.table else _run(arguments, plan, places)
-    text = markdown(plan, places)
+    results = Results(plan, places)
+    text = markdown(results)
     places.results.mkdir(parents=True, exist_ok=True)
     write_text(places.results / "table.md", text)
     if arguments.page:
         write_table(plan.name, text, arguments.page)
     else:
         print(text)
+    if arguments.figure:
+        figure.draw(results, arguments.figure)
     for line in failed:
         print(line, file=sys.stderr)
     return 1 if failed else 0

@@ -40,12 +40,13 @@ def _ahead(gap: Gap) -> str:
 def _pairs(group: Group, shot: int) -> Iterator[tuple[Row, Row]]:
     """The rows that the paper tells apart: first the one that is ahead there."""
     for one, other in itertools.combinations(group.rows, 2):
-        theirs = [_paper(row, shot) for row in (one, other)]
+        theirs = [paper(row, shot) for row in (one, other)]
         if None not in theirs and theirs[0] != theirs[1]:
             yield (one, other) if theirs[0] > theirs[1] else (other, one)  # type: ignore[operator]
 
 
-def _paper(row: Row, shot: int) -> float | None:
+def paper(row: Row, shot: int) -> float | None:
+    """The paper's accuracy in %; None where it has none that can be read."""
     figures = re.findall(r"\d+\.\d+", row.paper)
     place = SHOTS.index(shot)
     return float(figures[place]) if place < len(figures) else None

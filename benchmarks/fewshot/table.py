@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from . import order
 from .plan import Comparison, Group, Row, command
 from .results import Results
-from .work import Places
 
 NOTES = (
     "Accuracy in % after the last step, over {episodes} test tasks that all rows share, with half the width of its "
@@ -17,11 +16,10 @@ SEVERAL = " Over several seeds, each with a backbone and tasks of its own: mean 
 NOT_YET = "not yet measured"
 
 
-def markdown(plan: Comparison, places: Places) -> str:
+def markdown(results: Results) -> str:
     """The whole table in Markdown."""
-    results = Results(plan, places)
-    parts = [plan.about] if plan.about else []
-    for group in plan.groups:
+    parts = [results.plan.about] if results.plan.about else []
+    for group in results.plan.groups:
         parts.append("\n".join([f"#### {group.title}", "", *_lines(results, group)]))
         parts += order.sentences(results, group)
     return "\n\n".join([*parts, _provenance(results)]) + "\n"
