@@ -24,7 +24,7 @@ from .visible import in_a_line, on_a_page
 if TYPE_CHECKING:
     from . import experiment as experiments
     from .fewshot.experiment import Experiment
-    from .record import Run
+    from .record import EvaluatedOn, Run
     from .repeat import Record
     from .sweeps.messages import Failed
     from .sweeps.sweep import Resources
@@ -415,6 +415,9 @@ def fewshot(
     episode_file: Annotated[
         Path | None, typer.Option(help="Read the test tasks from here, such as another run's episodes.json.")
     ] = None,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Evaluate on tasks of the validation classes, to choose settings by.")
+    ] = False,
     baseline: Annotated[
         Path | None, typer.Option(help="Folder of another run on the same tasks: the difference is reported in pairs.")
     ] = None,
@@ -464,8 +467,9 @@ def fewshot(
     if method is None:
         raise InputError("name a few-shot method from `mnemo list`, or a run to repeat with --from")
     _take_over_process(deterministic)
-    folder = out or Path("runs") / f"{data}-{method}-{shot}-{seed}"
-    asked = experiment.Asked(way, shot, queries, unlabelled, distractors, episodes, episode_file)
+    classes: EvaluatedOn = "validation" if validation else "test"
+    folder = out or Path("runs") / "-".join([data, method, str(shot), str(seed), *(["validation"] * validation)])
+    asked = experiment.Asked(way, shot, queries, unlabelled, distractors, episodes, episode_file, classes)
     with console.progress("packing pictures") as update:
         prepared = experiment.prepare(
             method,

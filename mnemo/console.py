@@ -328,7 +328,7 @@ class Stages:
             console.print(
                 f"[bold]{run.method}[/] on [bold]{run.data}[/], {run.way}-way {run.shot}-shot, seed {run.seed}, "
                 f"{run.device}: {run.meta_learned:,} of {run.parameters:,} weights are meta-learned, "
-                f"{_count(run.episodes, 'test task')}",
+                f"{_count(run.episodes, f'{run.evaluated_on} task')}",
                 soft_wrap=not console.is_terminal,
             )
         self._progress.start()

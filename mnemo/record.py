@@ -20,6 +20,7 @@ CLASSIFIERS: dict[Classifier, str] = {
     "refined": "refined rows (transductive)",
 }
 """How people are told of them."""
+EvaluatedOn = Literal["test", "validation"]
 Percent = float
 TIMES = frozenset({"seconds", "peak_memory_bytes"})
 """Fields that clock and memory decide: all else is the same in two runs of one command on one machine."""
@@ -137,7 +138,7 @@ class Run(_Strict):
     class_order: list[int]
     class_names: list[str]
     phase_classes: list[list[int]]
-    evaluated_on: Literal["test", "validation"] = "test"
+    evaluated_on: EvaluatedOn = "test"
     parameters: int = 0
     data_digest: str = ""
     command: str = ""

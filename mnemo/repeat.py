@@ -55,6 +55,7 @@ def asked(recorded: FewShotRun, folder: Path) -> Asked:
         recorded.distractors,
         recorded.episodes,
         episodes if episodes.exists() else None,
+        recorded.evaluated_on,
     )
 
 

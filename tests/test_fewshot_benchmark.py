@@ -97,6 +97,13 @@ def test_options_are_a_users(toys):
     )
 
 
+def test_settings_are_chosen_on_validation_classes(tmp_path):
+    (tmp_path / "toys.toml").write_text(TOYS.replace("episodes = 3", 'episodes = 3\nevaluated_on = "validation"'))
+    plan, places = plans.load(tmp_path / "toys.toml"), Places(tmp_path, tmp_path / "results", None, "cpu")
+    assert "--validation" in options(plan, Cell(plan.rows[0], 1, 5), {})
+    assert "over 3 validation tasks" in markdown(plan, places)
+
+
 def test_figures_of_a_table(toys):
     plan, places = toys
     keep(places, "rfs-1-4", [40.0, 50.0, 60.0], transductive=True)

@@ -32,6 +32,21 @@ def test_a_run_and_its_report(tmp_path, monkeypatch):
     assert (tmp_path / "both" / "report.html").exists()
 
 
+def test_settings_are_chosen_on_validation_classes_and_that_is_repeated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = run("fewshot", "rfs", "--episodes", 10, "--validation", *QUICK)
+    assert first.exit_code == 0, first.output
+    assert "10 validation tasks" in first.output
+    (folder,) = (tmp_path / "runs").glob("glyphs-rfs-*-validation")
+    (folder / "episodes.json").unlink()
+    again = run("fewshot", "--from", folder, "--out", "again")
+    assert again.exit_code == 0, again.output
+    assert record.load(tmp_path / "again").evaluated_on == "validation"
+    refused = run("fewshot", "rfs", "--episodes", 10, "--out", "b", "--episode-file", "again/episodes.json", *QUICK)
+    assert refused.exit_code == 2
+    assert "episodes of glyphs (validation), not of glyphs (test)" in refused.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -246,6 +246,14 @@ def test_data_way_and_shot_stand_apart(tmp_path):
     assert "mtl on glyphs, 5-way 5-shot , inductive, batch norm running, seed 0" in words
 
 
+def test_validation_classes_are_no_test_classes(tmp_path):
+    runs = [make_run(), make_run("protonet", evaluated_on="validation")]
+    assert [len(contest.groups) for contest in gather(runs)] == [1, 1]
+    words = Page(write(runs, tmp_path)).words
+    assert "validation tasks" in words
+    assert words.count("Accuracies are on validation classes") == 1
+
+
 def test_seeds_become_one_bar_with_a_sample_standard_deviation(tmp_path):
     values = [60.0, 61.0, 64.0]
     runs = [make_run(seed=seed, accuracy=value) for seed, value in enumerate(values)]

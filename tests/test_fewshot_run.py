@@ -104,6 +104,30 @@ def test_every_method_runs_and_leaves_a_record(method, extra, tmp_path):
     assert (len(run.validation) == 3) == (method != "rfs")
 
 
+def test_settings_are_chosen_on_validation_classes(toys, tmp_path):
+    """Where the test classes cannot be told from each other and the validation classes can."""
+    noise = torch.randint_like(toys.test.images.pixels, 200)
+    toys.test.images.pixels.copy_(noise)
+    found = {}
+    for classes in ("test", "validation"):
+        folder = tmp_path / classes
+        folder.mkdir()
+        carry_out(prepare("rfs", Asked(3, 1, 4, episodes=20, evaluated_on=classes)), folder)
+        found[classes] = record.load(folder / "run")
+        assert found[classes].evaluated_on == classes
+        assert json.loads((folder / "run" / "episodes.json").read_text())["split"] == classes
+    assert found["test"].accuracy < 50 < 60 < found["validation"].accuracy
+    assert {name for task in found["validation"].shown for name in task.class_names} <= set(toys.validation.class_names)
+    with pytest.raises(InputError, match="is of another run"):
+        carry_out(prepare("rfs", Asked(3, 1, 4, episodes=20)), tmp_path / "validation", resume=True)
+
+
+def test_tasks_to_choose_settings_by_are_not_those_that_choose_a_checkpoint():
+    prepared = prepare(asked=Asked(3, 1, 4, episodes=10, evaluated_on="validation"))
+    loop = prepared.loop(prepared.method(prepared.net()))
+    assert prepared.test.digest != loop._validated.digest
+
+
 def test_a_seed_decides_everything(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

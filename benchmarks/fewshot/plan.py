@@ -13,6 +13,7 @@ from mnemo.counts import NonNegativeInt, PositiveInt
 from mnemo.disk.documents import from_toml, reading
 from mnemo.disk.files import InputError
 from mnemo.names import refuse_unknown
+from mnemo.record import EvaluatedOn
 
 
 class _Strict(BaseModel):
@@ -68,6 +69,7 @@ class Comparison(_Strict):
         data: a few-shot data set.
         ways, shots, queries, episodes: of the test tasks.
         seeds: each has its own backbone and tasks.
+        evaluated_on: ``validation`` is for settings that are to be chosen.
         settings: for all rows whose method has them.
         groups: of rows; the very first row trains the backbone that all others share.
     """
@@ -81,6 +83,7 @@ class Comparison(_Strict):
     queries: PositiveInt = 15
     episodes: PositiveInt = 1000
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    evaluated_on: EvaluatedOn = "test"
     settings: dict[str, Any] = {}
     groups: Annotated[list[Group], Field(min_length=1)]
 
@@ -137,8 +140,9 @@ def options(plan: Comparison, cell: Cell, accepted: Mapping[str, Any]) -> list[s
     sizes |= {"episodes": plan.episodes, "seed": cell.seed, "distractors": row.distractors or None}
     sizes["unlabelled"] = row.unlabelled
     flags = [part for name, value in sizes.items() if value is not None for part in (f"--{name}", str(value))]
+    chosen_by = ["--validation"] if plan.evaluated_on == "validation" else []
     pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={_toml(value)}")]
-    return [row.method, *flags, *pairs]
+    return [row.method, *flags, *chosen_by, *pairs]
 
 
 def _toml(value: object) -> str:

@@ -8,7 +8,7 @@ from .plan import Comparison, Group, Row, command
 from .results import Results
 
 NOTES = (
-    "Accuracy in % after the last step, over {episodes} test tasks that all rows share, with half the width of its "
+    "Accuracy in % after the last step, over {episodes} {kind} tasks that all rows share, with half the width of its "
     "95 % interval; the checkpoint is the best on validation tasks. Difference: from {control}, in points, task "
     "by task, with its 95 % interval. Pairs whose interval reaches over 0 are too near to tell. T: transductive."
 )
@@ -69,7 +69,9 @@ def _provenance(results: Results) -> str:
     parts = [f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(seeds)}"] if seeds else []
     parts += sorted({run.hardware for run in runs})
     parts += sorted({", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in runs})
-    notes = NOTES.format(episodes=plan.episodes, control=control) + (SEVERAL if len(seeds) > 1 else "")
+    notes = NOTES.format(episodes=plan.episodes, kind=plan.evaluated_on, control=control) + (
+        SEVERAL if len(seeds) > 1 else ""
+    )
     return f"{notes} {'; '.join([*parts, f'`{command(plan)}`'])}."
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .. import datasets, names
 from ..augment import Augmentation, CropAndFlip
 from ..datasets.folders import Progress
+from ..record import EvaluatedOn
 from . import cifar_splits, photographs
 from .glyphs import read_glyphs
 from .omniglot import read_omniglot, rotated
@@ -34,6 +35,10 @@ class FewShotData:
     validation: Split
     test: Split
     augmentation: Augmentation
+
+    def evaluated_on(self, classes: EvaluatedOn) -> Split:
+        """The classes that a run is evaluated on: those of testing, or in their place those of validation."""
+        return self.validation if classes == "validation" else self.test
 
 
 _Read = Callable[[Path, Progress | None], tuple[Split, Split, Split]]

@@ -16,6 +16,7 @@ from ..disk import checkpoint, checksums, lock
 from ..disk.files import InputError, first_complaint, sweep
 from ..images import digest, statistics
 from ..names import refuse_unknown
+from ..record import EvaluatedOn
 from ..seeds import derive
 from . import data as data_sets
 from . import episodes as episode_files
@@ -52,13 +53,15 @@ def recipe(name: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Asked:
-    """What test tasks are like.
+    """What the tasks are like that a run is evaluated on.
 
     Attributes:
         ways, shots, queries, distractors: see :class:`mnemo.fewshot.episodes.Shape`.
         unlabelled: likewise; None lets the recipe say.
         episodes: how many.
         file: read them from here; shape and number are those of the file.
+        evaluated_on: ``test`` classes, or those of ``validation``, to choose settings by. The tasks are others than
+            those that a checkpoint is chosen by.
     """
 
     ways: int = 5
@@ -68,12 +71,13 @@ class Asked:
     distractors: int = 0
     episodes: int = 2000
     file: Path | None = None
+    evaluated_on: EvaluatedOn = "test"
 
     def draw(self, data: FewShotData, default_unlabelled: int, seed: int) -> Episodes:
-        """The test episodes. Raises InputError if the data do not suffice, or the file does not fit them."""
-        labels = data.test.images.labels
+        """The episodes. Raises InputError if the data do not suffice, or the file does not fit them."""
+        labels = data.evaluated_on(self.evaluated_on).images.labels
         if self.file is not None:
-            return episode_files.load(self.file, data.name, "test", labels)
+            return episode_files.load(self.file, data.name, self.evaluated_on, labels)
         if self.episodes < 1:
             raise InputError(f"episodes={self.episodes}: there must be one at least")
         unlabelled = default_unlabelled if self.unlabelled is None else self.unlabelled
@@ -99,7 +103,7 @@ class Experiment:
         system: what the recipe made.
         data: classes for training, validation and testing.
         identity: of the pre-trained backbone.
-        test: the test episodes.
+        test: the episodes that it is evaluated on.
         device: where everything is.
         run: the record.
         baseline: another run on the same episodes, with the accuracy of each; None: there is none.
@@ -203,6 +207,7 @@ def prepare(
         transductive=False,
         config=settings.plain(settings.flat(arguments)),
         seed=seed,
+        evaluated_on=asked.evaluated_on,
         pretrained=identity.name if system.pretraining.pretrain_epochs else None,
         data_digest=digest(loaded.train.images, loaded.validation.images, loaded.test.images),
         command=command,
@@ -266,7 +271,7 @@ def _carry_out(experiment: Experiment, out: Path, pretrained: Path, resume: bool
     sweep(out)
     sweep(latest.parent)
     checksums.begin(out)
-    episode_files.save(experiment.test, out / "episodes.json", run.data, "test")
+    episode_files.save(experiment.test, out / "episodes.json", run.data, run.evaluated_on)
     net = experiment.net()
     stage = pretrain(net, experiment.data.train.images, experiment.data.augmentation, experiment.identity, pretrained)
     yield from _timed(experiment, stage)
@@ -339,7 +344,8 @@ def _trained(experiment: Experiment, loop: MetaLoop | None, saver: _Saver) -> It
 
 
 def _evaluated(experiment: Experiment, method: Method, saver: _Saver) -> Iterator[Progress]:
-    source, test = Source(experiment.data.test.images, experiment.device), experiment.test
+    split, test = experiment.data.evaluated_on(experiment.run.evaluated_on), experiment.test
+    source = Source(split.images, experiment.device)
     method.eval()
     if method.takes_features:
         source.embed(method.embedder)
@@ -351,7 +357,7 @@ def _evaluated(experiment: Experiment, method: Method, saver: _Saver) -> Iterato
         yield Progress("evaluate", len(saver.accuracies), total, {"accuracy": mean}, already)
     saver.save(at_once=True)
     experiment.run.curves = curves(method, source, test)
-    experiment.run.shown = shown_tasks(method, source, experiment.data.test, test)
+    experiment.run.shown = shown_tasks(method, source, split, test)
 
 
 def _timed(experiment: Experiment, events: Iterator[Progress]) -> Iterator[Progress]:

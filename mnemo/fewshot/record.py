@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..disk import checksums
 from ..disk.documents import from_json, reading
 from ..disk.files import InputError
-from ..record import SCHEMA, Percent
+from ..record import SCHEMA, EvaluatedOn, Percent
 
 ACCURACIES = "accuracies.json"
 
@@ -106,6 +106,7 @@ class FewShotRun(_Strict):
     transductive: bool
     config: dict[str, Any]
     seed: int
+    evaluated_on: EvaluatedOn = "test"
     pretrained: str | None = None
     pretrained_digest: str = ""
     parameters: int = 0

@@ -117,7 +117,8 @@ def _section(contest: Contest) -> Section:
 def _tasks(contest: Contest) -> str:
     """``300 test tasks, 15 queries a class``, as far as it is the same for all."""
     queries, episodes = ({getattr(run, name) for run in contest.runs} for name in ("queries", "episodes"))
-    tasks = f"{listed(grouped(each) for each in sorted(episodes))} test {'task' if episodes == {1} else 'tasks'}"
+    kind = f"{contest.evaluated_on} {'task' if episodes == {1} else 'tasks'}"
+    tasks = f"{listed(grouped(each) for each in sorted(episodes))} {kind}"
     return f"{tasks}, {listed(sorted(queries))} {'query' if queries == {1} else 'queries'} a class"
 
 
@@ -127,6 +128,8 @@ def _notes(contest: Contest) -> list[str]:
         for group in contest.groups
         for run in group.left_out
     ]
+    if contest.evaluated_on == "validation":
+        notes.append("Accuracies are on validation classes, by which settings may be chosen, not on test classes.")
     if len({run.transductive for run in contest.runs}) > 1:
         notes.append(
             "Inductive and transductive numbers stand side by side: a transductive method sees all queries of a task"

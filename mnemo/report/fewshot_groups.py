@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..fewshot.record import ACCURACIES, FewShotRun, load_accuracies
+from ..record import EvaluatedOn
 from .summary import LONGEST_NAME, Estimate, Settings, estimate, names
 
 SHAPE = ("queries", "unlabelled", "distractors", "episodes")  # of tasks, beside way and shot
@@ -75,16 +76,17 @@ class MethodGroup:
 
 @dataclass(frozen=True)
 class Contest:
-    """Groups that may be compared: the same data, way and shot.
+    """Groups that may be compared: the same data, way and shot, and classes of the same split.
 
     Attributes:
-        data, way, shot: see :class:`mnemo.fewshot.record.FewShotRun`.
+        data, way, shot, evaluated_on: see :class:`mnemo.fewshot.record.FewShotRun`.
         groups: at least one.
     """
 
     data: str
     way: int
     shot: int
+    evaluated_on: EvaluatedOn
     groups: tuple[MethodGroup, ...]
 
     @property
@@ -136,9 +138,9 @@ def gather(runs: Sequence[FewShotRun], places: Sequence[Path] = ()) -> list[Cont
         runs: at least one.
         places: where they were read from; see :func:`mnemo.report.write`.
     """
-    found: dict[tuple[str, int, int], list[Evaluated]] = {}
+    found: dict[tuple[str, int, int, EvaluatedOn], list[Evaluated]] = {}
     for run, place in zip_longest(runs, places[: len(runs)]):
-        found.setdefault((run.data, run.way, run.shot), []).append(evaluated(run, place))
+        found.setdefault((run.data, run.way, run.shot, run.evaluated_on), []).append(evaluated(run, place))
     return [Contest(*key, _groups(members)) for key, members in found.items()]
 
 
