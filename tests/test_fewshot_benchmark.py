@@ -1,7 +1,12 @@
 """The comparison of few-shot methods: its files, its tables, and the page that shows them."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -207,6 +212,23 @@ def test_a_file_that_is_not_right(old, new, message, tmp_path, capsys):
 def test_options_that_are_not_right(option, toys, tmp_path, capsys):
     assert main([str(tmp_path / "toys.toml"), "--results", str(tmp_path / "r"), *option]) == 2
     assert "unknown" in capsys.readouterr().err
+
+
+def test_runs_end_with_the_command(toys, tmp_path):
+    """SIGTERM reaches the process that was started alone, not those that it has started."""
+    line = [sys.executable, "-m", "benchmarks.fewshot", str(tmp_path / "toys.toml"), "--jobs", "1", "--only", "rfs"]
+    line += ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")]
+    process = subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    lock = tmp_path / "out" / "rfs-1-4" / "checkpoints" / ".lock"
+    while not (lock.exists() and lock.read_text()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    run = int(re.match(r"process (\d+)", lock.read_text()).group(1))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130
+    assert process.stderr.read() == "interrupted; the same command goes on\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(run, 0)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

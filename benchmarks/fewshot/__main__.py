@@ -8,10 +8,12 @@ FILE is a TOML file; see benchmarks.fewshot.plan. Broken off, the same command g
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -122,5 +124,10 @@ def _chosen(arguments: argparse.Namespace, plan: Comparison) -> list[Cell]:
     ]
 
 
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # else runs that are under way would outlive this process
     sys.exit(main())
