@@ -426,7 +426,7 @@ def test_reports_of_one_run_and_of_several(mnemo, protocol, tmp_path):
         ("", ["run.json: cannot be read as JSON"]),
         ("[]", ["run.json of schema None"]),
         ('{"schema": 99}', ["run.json of schema 99; this version reads 1"]),
-        ('{"schema": 1}', ["run.json: strategy: Field required"]),
+        ('{"schema": 1}', ["run.json: strategy: field required"]),
     ],
 )
 def test_a_damaged_record_is_refused(text, words, mnemo, tmp_path):
