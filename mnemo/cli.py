@@ -452,6 +452,8 @@ def fewshot(
 
     `mnemo fewshot lst --data fc100 --unlabelled 30 --distractors 3 --baseline runs/fc100-mtl-1-1993`
 
+    `mnemo fewshot lst --validation --set keep=2 --out runs/keep-2` - to choose a setting without a look at test tasks
+
     `mnemo fewshot --from runs/glyphs-mtl-1-1993/run.json` - the same run again; exit code 1 if other figures come out
     """
     from . import console

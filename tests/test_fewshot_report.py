@@ -252,6 +252,7 @@ def test_validation_classes_are_no_test_classes(tmp_path):
     words = Page(write(runs, tmp_path)).words
     assert "validation tasks" in words
     assert words.count("Accuracies are on validation classes") == 1
+    assert words.count("Validation tasks ") == 1
 
 
 def test_seeds_become_one_bar_with_a_sample_standard_deviation(tmp_path):

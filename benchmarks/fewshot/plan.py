@@ -92,6 +92,10 @@ class Comparison(_Strict):
         """Of all groups."""
         return [row for group in self.groups for row in group.rows]
 
+    def shots_of(self, row: Row) -> list[int]:
+        """What a row is measured with."""
+        return row.shots or self.shots
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -121,7 +125,7 @@ def load(path: Path) -> Comparison:
 
 def cells(plan: Comparison) -> list[Cell]:
     """The whole grid; first for each seed the cell that trains its backbone."""
-    grid = [Cell(row, shot, seed) for row in plan.rows for shot in row.shots or plan.shots for seed in plan.seeds]
+    grid = [Cell(row, shot, seed) for row in plan.rows for shot in plan.shots_of(row) for seed in plan.seeds]
     first = grid[: len(plan.seeds)]
     return [*first, *(cell for cell in grid if cell not in first)]
 

@@ -38,16 +38,14 @@ class Results:
 
     def of(self, row: Row, shot: int) -> dict[int, FewShotRun]:
         """Those of a row with so many shots, by seed."""
-        cells = [Cell(row, shot, seed) for seed in self.plan.seeds if shot in self.shots(row)]
+        cells = [Cell(row, shot, seed) for seed in self.plan.seeds if shot in self.plan.shots_of(row)]
         return {cell.seed: self._run(self._places.record(cell)) for cell in cells if self._places.done(cell)}
-
-    def shots(self, row: Row) -> list[int]:
-        """What a row is measured with."""
-        return row.shots or self.plan.shots
 
     def all(self) -> list[FewShotRun]:
         """In the order of the plan."""
-        return [run for row in self.plan.rows for shot in self.shots(row) for run in self.of(row, shot).values()]
+        return [
+            run for row in self.plan.rows for shot in self.plan.shots_of(row) for run in self.of(row, shot).values()
+        ]
 
     def gap(self, row: Row, other: Row, shot: int) -> Gap | str:
         """Over all seeds that both have; a word or two where they must not be compared, and "" where none has both."""

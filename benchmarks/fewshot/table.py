@@ -26,7 +26,7 @@ def markdown(results: Results) -> str:
 
 
 def _lines(results: Results, group: Group) -> list[str]:
-    shots = sorted({shot for row in group.rows for shot in results.shots(row)})
+    shots = sorted({shot for row in group.rows for shot in results.plan.shots_of(row)})
     head = ["method", *(f"{shot}-shot" for shot in shots), *(f"difference, {shot}-shot" for shot in shots), ""]
     if group.paper:
         head.append(group.paper)
@@ -45,7 +45,7 @@ def _row(results: Results, group: Group, row: Row, shots: Sequence[int]) -> list
 
 def _accuracy(results: Results, row: Row, shot: int) -> str:
     """In words: of one seed with its interval, of several their mean and deviation."""
-    if shot not in results.shots(row):
+    if shot not in results.plan.shots_of(row):
         return ""
     runs = list(results.of(row, shot).values())
     if not runs:
